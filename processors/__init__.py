@@ -69,8 +69,11 @@ class Processor(Protocol):
         Never raises for what a record holds: a bad record becomes a reject, the others go on.
         """
 
-    def interpret(self, prepared: Prepared, outputs: Arrays, now_ms: int) -> list[Message]:
-        """Turns the model's outputs (n rows) into messages, one result per row in the order of the rows."""
+    def interpret(self, prepared: Prepared, outputs: Arrays, now_ms: int) -> list[Message | Reject]:
+        """Turns the model's outputs (n rows) into exactly one result or reject per row, in the order of the rows.
+
+        Rows whose model run failed hold zeros; the caller replaces what is returned for them.
+        """
 
     def drain(self) -> list[Message]:
         """Side messages due with the transaction that is about to commit, such as tallies; once a transaction."""
