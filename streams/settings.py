@@ -2,17 +2,81 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from streams._settings_load import SettingsError, assemble
+from streams._settings_redact import secrets_of, shown
+from streams._settings_schema import Key, Node, dotted, grow
+from streams._settings_sources import Problem, from_environment, from_file, from_overrides
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = [
+    "ClickHouseSettings",
+    "KafkaSettings",
+    "Loaded",
+    "MetricsSettings",
+    "ModelSettings",
+    "MonitorSettings",
+    "PrivacySettings",
+    "Problem",
+    "RegistrySettings",
+    "Settings",
+    "SettingsError",
+    "StoreSettings",
+    "TopicSettings",
+    "WorkerSettings",
+    "load_settings",
+    "schema",
+    "secrets_of",
+    "shown",
+]
+
 Positive = Annotated[int, Meta(gt=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Secret = Annotated[str, Meta(extra={"secret": True})]
+"""Shown as stars wherever settings are shown."""
+
+SHORT_NAMES: dict[str, Key] = {
+    "HEADRACE_KAFKA": ("kafka", "bootstrap"),
+    "HEADRACE_CLICKHOUSE": ("clickhouse", "url"),
+    "HEADRACE_DATA": ("data",),
+    "HEADRACE_TOKEN_KEY": ("privacy", "token_key"),
+}
+FILE = Path("headrace.toml")
+
+# What the hot path sets itself: another value would break its guarantees, so they are refused rather than ignored.
+_OWN_KAFKA_NAMES = {
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "enable.auto.commit",
+    "enable.idempotence",
+    "group.id",
+    "group.instance.id",
+    "isolation.level",
+    "transactional.id",
+}
+_SHORTEST_KEY_BYTES = 16
 
 
-class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of `headrace.toml`; its repr hides secrets."""
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in shown(self).items())
+        return f"{type(self).__name__}({fields})"
+
+
+class KafkaSettings(Section, frozen=True, forbid_unknown_fields=True):
     """Where Kafka is; an empty bootstrap means the embedded broker."""
 
     bootstrap: str = ""
@@ -22,15 +86,20 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Partitions of topics that headrace makes itself."""
     replication: Positive = 1
 
+    def __post_init__(self) -> None:
+        if own := sorted(_OWN_KAFKA_NAMES & self.security.keys()):
+            msg = f"{', '.join(own)} under kafka.security: headrace sets that itself; remove it"
+            raise ValueError(msg)
 
-class ClickHouseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+
+class ClickHouseSettings(Section, frozen=True, forbid_unknown_fields=True):
     """Where ClickHouse is; an empty URL means the embedded engine in the data directory."""
 
     url: str = ""
     database: str = "headrace"
 
 
-class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WorkerSettings(Section, frozen=True, forbid_unknown_fields=True):
     """Micro-batches, transactions and membership of a worker."""
 
     group: str = "headrace-{domain}"
@@ -48,68 +117,85 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on_lost_offsets: Literal["fail", "earliest", "latest"] = "fail"
     """What to do where the committed offset is no longer retained on the topic."""
 
+    def __post_init__(self) -> None:
+        if self.transaction_timeout_ms <= self.commit_interval_ms:
+            msg = "transaction_timeout_ms must be longer than commit_interval_ms, or every transaction times out"
+            raise ValueError(msg)
 
-class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+
+class ModelSettings(Section, frozen=True, forbid_unknown_fields=True):
     """How models run."""
 
     providers: tuple[str, ...] = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
     require_gpu: bool = False
-    threads: int = 0
+    threads: Count = 0
     """Intra-op threads of a session; 0 shares the cores among the workers of this machine."""
-    slice: int = 0
+    slice: Count = 0
     """Rows of one run; 0 measures the latency curve at start and picks."""
     cache_dir: str = ""
 
 
-class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StoreSettings(Section, frozen=True, forbid_unknown_fields=True):
     """Sink and HTTP endpoint of the store process."""
 
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     """0 takes a free port."""
-    token: str = ""
+    token: Secret = ""
     flush_rows: Positive = 20_000
     flush_interval_ms: PositiveFloat = 500.0
     ttl_days: Positive = 365
 
 
-class PrivacySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PrivacySettings(Section, frozen=True, forbid_unknown_fields=True):
     """Keys of the card tokens; an empty key means one made once and kept in the data directory."""
 
-    token_key: str = ""
+    token_key: Secret = ""
     """Secret, at least 16 bytes as hexadecimal digits."""
 
+    def __post_init__(self) -> None:
+        if not self.token_key:
+            return
+        try:
+            length = len(bytes.fromhex(self.token_key))
+        except ValueError:
+            length = 0
+        if length < _SHORTEST_KEY_BYTES:
+            need = 2 * _SHORTEST_KEY_BYTES
+            msg = f"token_key needs at least {need} hexadecimal digits; `openssl rand -hex 32` makes some"
+            raise ValueError(msg)
 
-class TopicSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+
+class TopicSettings(Section, frozen=True, forbid_unknown_fields=True):
     """How the values of one topic are encoded."""
 
     format: Literal["json", "avro", "protobuf"] = "json"
 
 
-class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RegistrySettings(Section, frozen=True, forbid_unknown_fields=True):
     """The Confluent Schema Registry, needed where a topic is Avro or Protobuf."""
 
     url: str = ""
-    basic_auth: str = ""
+    basic_auth: Secret = ""
     """Secret, `user:password`."""
 
 
-class MonitorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MonitorSettings(Section, frozen=True, forbid_unknown_fields=True):
     """The Faust app beside the hot path."""
 
     label_delay_days: PositiveFloat = 7.0
     emit_interval_s: PositiveFloat = 1.0
-    web_port: int = 0
+    web_port: Port = 0
 
 
-class MetricsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MetricsSettings(Section, frozen=True, forbid_unknown_fields=True):
     """Prometheus metrics and health of a process."""
 
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Settings(Section, frozen=True, forbid_unknown_fields=True):
     """Everything in `headrace.toml`."""
 
     data: Path = Path(".headrace")
@@ -125,3 +211,79 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topics: dict[str, TopicSettings] = {}
     domains: dict[str, dict[str, Any]] = {}
     """Per domain, validated by the domain's own settings type: `[domains.fraud]`."""
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Settings, and where each value came from."""
+
+    settings: Settings
+    origins: dict[str, str]
+    """Per key (`worker.max_size`): `default`, the file, the variable's name or `command line`."""
+
+
+def load_settings(
+    path: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    overrides: Mapping[str, str] | None = None,
+    domain_types: Mapping[str, type[msgspec.Struct] | None] | None = None,
+) -> Loaded:
+    """Reads defaults, then the file, then the environment, then the command line; later ones win.
+
+    Args:
+        path: the file; else HEADRACE_CONFIG names it, else `headrace.toml` in the working directory, if there.
+        env: the environment; nothing of it is read where None.
+        overrides: values by their dotted keys, as text.
+        domain_types: settings types of the domains; asked from `processors` where None.
+
+    Raises:
+        SettingsError: holds everything that is wrong, not only the first.
+    """
+    environment = env or {}
+    tree = schema(domain_types)
+    file = path or _file_of(environment)
+    entries = chain(
+        from_file(file, tree) if path or "HEADRACE_CONFIG" in environment or file.is_file() else (),
+        from_environment(environment, tree, SHORT_NAMES),
+        from_overrides(overrides or {}, tree),
+    )
+    settings, chosen, problems = assemble(Settings, tree, entries)
+    if problems:
+        raise SettingsError(problems)
+    origins = {dotted(key): "default" for key, node in tree.walk() if not node.is_table}
+    return Loaded(settings, origins | {dotted(key): entry.origin for key, entry in chosen.items()})
+
+
+def schema(domain_types: Mapping[str, type[msgspec.Struct] | None] | None = None) -> Node:
+    """The tree of keys, the domains' own included."""
+    tree = grow(Settings)
+    assert tree.children is not None, "Settings is a section"
+    types = _known_domains() if domain_types is None else domain_types
+    domains = tree.children["domains"]
+    domains.known = tuple(types)
+    domains.free = partial(_domain, types)
+    return tree
+
+
+def _domain(types: Mapping[str, type[msgspec.Struct] | None], name: str) -> Node | None:
+    if name not in types:
+        return None
+    kind = types[name]
+    return grow(dict[str, Any] if kind is None else kind)
+
+
+def _known_domains() -> dict[str, type[msgspec.Struct] | None]:
+    """Settings types of the domains here; a domain that fails to import takes any settings, so others still run."""
+    import processors
+
+    names: Callable[[], list[str]] = getattr(processors, "names", list)
+    types: dict[str, type[msgspec.Struct] | None] = {}
+    for name in names():
+        try:
+            types[name] = getattr(processors, "settings_type", lambda _: None)(name)
+        except Exception:  # whatever a domain does at import is its own matter; loading it will say so
+            types[name] = None
+    return types
+
+
+def _file_of(env: Mapping[str, str]) -> Path:
+    return Path(env.get("HEADRACE_CONFIG") or FILE)
