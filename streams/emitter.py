@@ -1,0 +1,225 @@
+"""Results, dead letters, state changes and offsets into one Kafka transaction.
+
+Everything that decides what is committed lives here. The order is always the same:
+
+    begin (lazily, at the first message) → send … → commit: offsets into the transaction, then commit it
+                                                  └ or abort: nothing of it is ever visible to read_committed
+
+No delivery callbacks: a transaction whose messages could not all be delivered does not commit, and callbacks cost
+0.6 µs an event. After a commit whose outcome is unknown (a time-out) the producer is not used again: the broker may
+still apply a delayed end of transaction to the next one.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from streams.errors import AbortError, StopError, UnknownOutcomeError, WorldError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from schemas.envelope import Message
+
+# Measured on raw relays: lz4 costs nothing, zstd a third; 1 MB batches 307k msg/s against 192k at 16 KB; 5 ms linger
+# 307k against 226k at none.
+_PRODUCER_DEFAULTS: dict[str, Any] = {
+    "compression.type": "lz4",
+    "linger.ms": 5,
+    "batch.size": 1_000_000,
+    "acks": "all",
+    "enable.idempotence": True,
+    "queue.buffering.max.messages": 500_000,
+    "message.max.bytes": 16_000_000,
+    # The default of Java's and Faust's producers, so that a key's partition is the same whoever writes it.
+    "partitioner": "murmur2_random",
+}
+
+_FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
+
+
+class Emitter(Protocol):
+    """Where results, dead letters, state changes and offsets leave together."""
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Hands messages over for the next commit.
+
+        Raises:
+            WorldError: They cannot be taken; `abort`, or a new emitter where it is `UnknownOutcomeError`.
+        """
+
+    def commit(self, offsets: Mapping[tuple[str, int], int], group_metadata: object) -> None:
+        """Makes everything sent so far final, together with the next offsets to read per (topic, partition).
+
+        Raises:
+            AbortError: Nothing of it was committed; call `abort`.
+            UnknownOutcomeError: Close this emitter, make a new one, and read the committed offsets again.
+            StopError: Another worker took over this one's identity.
+        """
+
+    def abort(self) -> None:
+        """Drops what was sent since the last commit; a failure makes the emitter `UnknownOutcomeError`."""
+
+    def close(self) -> None:
+        """Leaves without committing."""
+
+
+class TransactionalEmitter:
+    """Exactly once: one Kafka transaction at a time, fenced by `transactional_id` and by the consumer group."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        transactional_id: str,
+        *,
+        transaction_timeout_ms: int = 30_000,
+        timeout_s: float = 20.0,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._open = False
+        self._producer = Producer(
+            {
+                **_PRODUCER_DEFAULTS,
+                **config,
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": transaction_timeout_ms,
+            }
+        )
+        self._retry("start transactions", lambda: self._producer.init_transactions(self._timeout_s))
+
+    def send(self, messages: Iterable[Message]) -> None:
+        if not self._open:
+            self._call("begin a transaction", self._producer.begin_transaction)
+            self._open = True
+        try:
+            _produce(self._producer, messages, self._timeout_s)
+        except KafkaException as error:
+            raise _translate("produce", error) from error
+
+    def commit(self, offsets: Mapping[tuple[str, int], int], group_metadata: object) -> None:
+        if not self._open:
+            if not offsets:
+                return
+            self.send(())
+        positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+        self._retry(
+            "put the offsets into the transaction",
+            lambda: self._producer.send_offsets_to_transaction(positions, group_metadata, self._timeout_s),
+        )
+        self._retry("commit the transaction", lambda: self._producer.commit_transaction(self._timeout_s))
+        self._open = False
+
+    def abort(self) -> None:
+        if not self._open:
+            return
+        try:
+            self._retry("abort the transaction", lambda: self._producer.abort_transaction(self._timeout_s))
+        except WorldError as error:
+            raise UnknownOutcomeError(str(error)) from error
+        self._open = False
+
+    def close(self) -> None:
+        # Messages of an open transaction are dropped: nobody waits for the deliveries of what will be aborted.
+        self._producer.purge()
+        self._producer.flush(1.0)
+
+    def _call(self, what: str, action: Any) -> None:
+        try:
+            action()
+        except KafkaException as error:
+            raise _translate(what, error) from error
+
+    def _retry(self, what: str, action: Any) -> None:
+        """Runs a transactional call again while librdkafka calls its failure retriable, within the time-out."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                action()
+            except KafkaException as error:
+                retriable = error.args[0].retriable() and not error.args[0].txn_requires_abort()
+                if not retriable or time.monotonic() > deadline:
+                    raise _translate(what, error) from error
+                time.sleep(0.05)
+            else:
+                return
+
+
+class AtLeastOnceEmitter:
+    """At least once: messages are flushed, then the offsets are committed; a crash between repeats results."""
+
+    def __init__(self, config: Mapping[str, Any], consumer: Any, *, timeout_s: float = 20.0) -> None:
+        self._consumer = consumer
+        self._timeout_s = timeout_s
+        self._failed: list[str] = []
+        self._producer = Producer({**_PRODUCER_DEFAULTS, **config, "on_delivery": self._delivered})
+
+    def send(self, messages: Iterable[Message]) -> None:
+        try:
+            _produce(self._producer, messages, self._timeout_s)
+        except KafkaException as error:
+            raise _translate("produce", error) from error
+
+    def commit(self, offsets: Mapping[tuple[str, int], int], group_metadata: object) -> None:  # noqa: ARG002
+        undelivered = self._producer.flush(self._timeout_s)
+        if undelivered or self._failed:
+            raise AbortError(f"{undelivered or len(self._failed)} messages were not delivered: {self._failed[:1]}")
+        if offsets:
+            positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+            try:
+                self._consumer.commit(offsets=positions, asynchronous=False)
+            except KafkaException as error:
+                raise AbortError(f"could not commit the offsets: {error.args[0].str()}") from error
+
+    def abort(self) -> None:
+        self._producer.purge()
+        self._producer.flush(self._timeout_s)
+        self._failed.clear()
+
+    def close(self) -> None:
+        self._producer.flush(self._timeout_s)
+
+    def _delivered(self, error: KafkaError | None, _message: object) -> None:
+        if error is not None:
+            self._failed.append(error.str())
+
+
+def _produce(producer: Any, messages: Iterable[Message], timeout_s: float) -> None:
+    produce = producer.produce
+    for message in messages:
+        arguments: dict[str, Any] = {}
+        if message.partition is not None:
+            arguments["partition"] = message.partition
+        if message.headers:
+            arguments["headers"] = list(message.headers)
+        try:
+            produce(message.topic, message.value, message.key, **arguments)
+        except BufferError:
+            _wait_for_space(producer, timeout_s)
+            produce(message.topic, message.value, message.key, **arguments)
+    producer.poll(0)
+
+
+def _wait_for_space(producer: Any, timeout_s: float) -> None:
+    """Back-pressure: waits until half of the producer's queue has left."""
+    deadline = time.monotonic() + timeout_s
+    limit = _PRODUCER_DEFAULTS["queue.buffering.max.messages"] // 2
+    while len(producer) > limit:
+        if time.monotonic() > deadline:
+            raise AbortError(f"the producer's queue did not drain within {timeout_s} s: are the brokers reachable?")
+        producer.poll(0.05)
+
+
+def _translate(what: str, error: KafkaException) -> WorldError | StopError:
+    """The one place where librdkafka's transactional errors become ours."""
+    cause: KafkaError = error.args[0]
+    message = f"could not {what}: {cause.str()} ({cause.name()})"
+    if cause.code() in _FENCED:
+        return StopError(f"{message}; another worker runs under this identity; give each a --slot of its own.")
+    if cause.code() == KafkaError.FENCED_INSTANCE_ID:
+        return StopError(f"{message}; another worker joined the group under the same instance id.")
+    if cause.txn_requires_abort():
+        return AbortError(message)
+    return UnknownOutcomeError(message)

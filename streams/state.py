@@ -1,0 +1,208 @@
+"""Keyed state that survives: its changelog in Kafka, read back by whoever takes a partition.
+
+Theory. A processor's state changes are written to a compacted topic, partition by partition of the input, inside the
+same transaction as the results and the offsets. So the changelog up to a committed offset *is* the state at that
+offset, and taking a partition over means reading its changelog to the end. What "the end" means is the hard part:
+
+- It is taken after the committed offset was read, which Kafka gives only when no transaction on it is pending; so all
+  of the last transaction's changes are in the log by then, although their marker may not be.
+- It is the high watermark as read_uncommitted sees it, while reading is read_committed: so reading waits for that
+  marker instead of stopping before it.
+- It is reached by position, not by the offset of a last record: behind it there may be markers, aborted messages and
+  holes of compaction only. librdkafka says the position with its end-of-partition event.
+
+Reading is part of the worker's loop in small steps, so that a rebalance in the middle only cancels partitions.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from streams.errors import WorldError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_STEP_MESSAGES = 20_000
+_TIMEOUT_S = 30.0
+
+
+class Restoring(msgspec.Struct):
+    """A partition on its way back: what was read so far, and how far that must go."""
+
+    start: int
+    end: int
+    position: int
+    entries: dict[bytes, bytes]
+
+
+class ChangelogReader:
+    """Reads partitions of one changelog topic to their end, in steps."""
+
+    def __init__(self, config: Mapping[str, Any], topic: str) -> None:
+        self.topic = topic
+        self._restoring: dict[int, Restoring] = {}
+        # A group id is mandatory for the client; nothing is ever committed under it.
+        common = {**config, "group.id": f"{topic}-reader", "enable.auto.commit": False, "check.crcs": True}
+        self._ends = Consumer({**common, "isolation.level": "read_uncommitted"})
+        self._reader = Consumer(
+            {
+                **common,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+                "fetch.max.bytes": 52_428_800,
+                "max.partition.fetch.bytes": 16_000_000,
+                "fetch.wait.max.ms": 20,
+                "fetch.error.backoff.ms": 20,
+                "queued.max.messages.kbytes": 65_536,
+            }
+        )
+
+    @property
+    def progress(self) -> dict[int, tuple[int, int]]:
+        """Partition → (offsets read, offsets to read) of what is being restored."""
+        return {p: (r.position - r.start, r.end - r.start) for p, r in self._restoring.items()}
+
+    def begin(self, partitions: Iterable[int]) -> None:
+        """Starts reading partitions from their beginning; call it after their committed offsets were read."""
+        for partition in partitions:
+            low, high = self._watermarks(partition)
+            self._restoring[partition] = Restoring(low, high, low, {})
+        self._assign()
+
+    def cancel(self, partitions: Iterable[int]) -> None:
+        """Stops reading partitions that went away; what was read of them is dropped."""
+        for partition in partitions:
+            self._restoring.pop(partition, None)
+        self._assign()
+
+    def step(self, timeout_s: float) -> dict[int, dict[bytes, bytes]]:
+        """Reads on for at most `timeout_s`; returns the entries of the partitions that are complete now."""
+        if not self._restoring:
+            return {}
+        done = {p: r.entries for p, r in self._restoring.items() if r.position >= r.end}
+        if not done:
+            self._read(timeout_s)
+            done = {p: r.entries for p, r in self._restoring.items() if r.position >= r.end}
+        if done:
+            for partition in done:
+                del self._restoring[partition]
+            self._assign()
+        return done
+
+    def close(self) -> None:
+        """Closes both connections."""
+        self._reader.close()
+        self._ends.close()
+
+    def _read(self, timeout_s: float) -> None:
+        messages: list[Any] = self._reader.consume(_STEP_MESSAGES, timeout_s)
+        for message in messages:
+            restoring = self._restoring.get(message.partition())
+            error = message.error()
+            if restoring is None:
+                continue
+            if error is None:
+                _apply(restoring.entries, message.key(), message.value())
+                restoring.position = message.offset() + 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                restoring.position = max(restoring.position, message.offset())
+            elif not error.retriable():
+                raise WorldError(f"{self.topic}[{message.partition()}]: {error.str()} ({error.name()})")
+
+    def _assign(self) -> None:
+        """Reads exactly the partitions being restored, each from where it stands."""
+        self._reader.assign([TopicPartition(self.topic, p, r.position) for p, r in self._restoring.items()])
+
+    def _watermarks(self, partition: int) -> tuple[int, int]:
+        try:
+            low, high = self._ends.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=_TIMEOUT_S)
+        except KafkaException as error:
+            raise WorldError(f"{self.topic}[{partition}]: {error.args[0].str()}") from error
+        return low, high
+
+
+def _apply(entries: dict[bytes, bytes], key: bytes | None, value: bytes | None) -> None:
+    if key is None:
+        return
+    if value is None:
+        entries.pop(key, None)
+    else:
+        entries[key] = value
+
+
+class TableFollower:
+    """Keeps the global tables of a processor up to date: reads their topics whole, then follows them."""
+
+    def __init__(self, config: Mapping[str, Any], tables: Iterable[Any]) -> None:
+        self._tables = {table.topic: table for table in tables}
+        self._behind: set[tuple[str, int]] = set()
+        self._reader: Consumer | None = None
+        if self._tables:
+            self._reader = Consumer(
+                {
+                    **config,
+                    "group.id": "headrace-tables",
+                    "enable.auto.commit": False,
+                    "isolation.level": "read_committed",
+                    "auto.offset.reset": "earliest",
+                    "enable.partition.eof": True,
+                    "fetch.wait.max.ms": 100,
+                }
+            )
+            self._start(self._reader)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every table was read to its end once."""
+        return not self._behind
+
+    def catch_up(self, timeout_s: float) -> None:
+        """Reads until every table was read to its end.
+
+        Raises:
+            WorldError: That took longer than `timeout_s`.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self.complete:
+            if time.monotonic() > deadline:
+                raise WorldError(f"tables not read to their end within {timeout_s} s: {sorted(self._behind)}")
+            self.follow(0.1)
+
+    def follow(self, timeout_s: float = 0.0) -> int:
+        """Applies what has come; returns how many records that were."""
+        if self._reader is None:
+            return 0
+        applied = 0
+        messages: list[Any] = self._reader.consume(_STEP_MESSAGES, timeout_s)
+        for message in messages:
+            error = message.error()
+            if error is None:
+                if message.key() is not None:
+                    self._tables[message.topic()].update(message.key(), message.value())
+                    applied += 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._behind.discard((message.topic(), message.partition()))
+        return applied
+
+    def close(self) -> None:
+        """Closes the connection."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def _start(self, reader: Consumer) -> None:
+        positions = []
+        for topic in self._tables:
+            description = reader.list_topics(topic, timeout=_TIMEOUT_S).topics[topic]
+            if description.error is not None:
+                raise WorldError(f"topic {topic}: {description.error.str()}")
+            for partition in description.partitions:
+                low, _high = reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=_TIMEOUT_S)
+                positions.append(TopicPartition(topic, partition, low))
+                self._behind.add((topic, partition))
+        reader.assign(positions)

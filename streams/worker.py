@@ -1,0 +1,317 @@
+"""The loop of a worker: the only file that knows the order of the stages.
+
+One iteration, one thread, no hidden scheduling:
+
+    tables follow → state restores a step → poll → micro-batch due? infer and send → transaction due? commit
+
+A transaction spans micro-batches. It commits `commit_interval_ms` after its first record, or when it is large enough,
+or when partitions are about to go. Whatever goes wrong with it, the way back is one: abort, forget the state of every
+partition held, read the committed offsets and the changelog again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from schemas.dead_letter import to_message
+from schemas.envelope import Message, Record, Reject
+from streams.batcher import Batcher
+from streams.errors import AbortError, StopError, UnknownOutcomeError, WorldError
+from streams.inference import infer
+from streams.source import Source
+from streams.state import ChangelogReader, TableFollower
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from processors import Processor
+    from streams.emitter import Emitter
+    from streams.inference import Runs
+    from streams.observe.metrics import WorkerMetrics
+    from streams.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+# A loop that is idle still looks at its tables, its restores and the stop flag this often.
+_IDLE_S = 0.1
+# Failures in a row, without one commit between, after which the process gives up and its supervisor starts it afresh.
+_MAX_FAILURES = 20
+_TABLES_TIMEOUT_S = 120.0
+
+
+class Worker:
+    """One member of a consumer group that answers the events of its partitions."""
+
+    def __init__(
+        self,
+        processor: Processor,
+        session: Runs,
+        settings: WorkerSettings,
+        *,
+        kafka: Mapping[str, Any],
+        group: str,
+        instance: str | None,
+        changelog: str,
+        dead_letters: str,
+        make_emitter: Callable[[Source], Emitter],
+        metrics: WorkerMetrics,
+    ) -> None:
+        self._processor = processor
+        self._session = session
+        self._settings = settings
+        self._dead_letters = dead_letters
+        self._changelog = changelog
+        self._make_emitter = make_emitter
+        self._metrics = metrics
+        self._batcher = Batcher(settings.max_size, settings.max_bytes, settings.max_wait_ms)
+        self._tables = TableFollower(kafka, processor.tables)
+        self._restorer = ChangelogReader(kafka, changelog) if processor.state is not None else None
+        # Partition → committed offset that the state in memory stands at, also for partitions given up a moment ago.
+        self._state_at: dict[int, int] = {}
+        self._in_flight: set[int] = set()
+        self._transaction_began: float | None = None
+        self._transaction_events = 0
+        self._failures = 0
+        self._broken: WorldError | None = None
+        # Partitions whose state is there but which are not read yet: starting one inside of a rebalance callback would
+        # let the poll that runs the callback return, and drop, its first records.
+        self._startable: set[int] = set()
+        self._stopping = False
+        self._source = Source(
+            kafka,
+            processor.input_topic,
+            group=group,
+            instance=instance,
+            session_timeout_ms=settings.session_timeout_ms,
+            start=settings.start,
+            on_lost_offsets=settings.on_lost_offsets,
+            listener=self,
+        )
+        self._emitter = make_emitter(self._source)
+
+    def run(self) -> None:
+        """Works until `stop` is called; the transaction in flight is finished first.
+
+        Raises:
+            StopError: Going on would be wrong, or has failed too often in a row.
+        """
+        try:
+            self._tables.catch_up(_TABLES_TIMEOUT_S)
+            while not self._stopping:
+                self._attempt(self._step if self._broken is None else self._recover)
+            if self._broken is None:
+                self._attempt(self._commit)
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """Asks the loop to end; safe to call from a signal handler."""
+        self._stopping = True
+
+    @property
+    def ready(self) -> bool:
+        """Whether tables are read, partitions are held, and the state of each is there."""
+        return self._tables.complete and bool(self._source.assignment) and not self._restoring
+
+    def _step(self) -> None:
+        self._tables.follow()
+        self._restore()
+        self._source.start(self._startable)
+        self._startable.clear()
+        now = self._read()
+        while self._batcher.due(now):
+            self._process(self._batcher.take())
+            now = time.monotonic()
+            if self._commit_due(now):
+                self._commit()
+        if self._commit_due(now):
+            self._commit()
+
+    def _read(self) -> float:
+        """Waits for a first record, then until the micro-batch is full or due; returns the time."""
+        now = time.monotonic()
+        if not len(self._batcher):
+            self._batcher.add(self._source.poll(1, self._patience(now)), now := time.monotonic())
+        room = self._settings.max_size - len(self._batcher)
+        if len(self._batcher) and room > 0:
+            self._batcher.add(self._source.poll(room, self._patience(now)), now)
+        return time.monotonic()
+
+    def _patience(self, now: float) -> float:
+        """How long a poll may wait: until the micro-batch or the transaction is due, or the restore wants its turn."""
+        if self._restoring:
+            return 0.0
+        return max(0.0, min(_IDLE_S, self._batcher.wait_s(now), self._commit_in(now)))
+
+    def _process(self, records: list[Record]) -> None:
+        """Infers a micro-batch and sends what came of it into the open transaction."""
+        now_ms = time.time_ns() // 1_000_000
+        if self._transaction_began is None:
+            self._transaction_began = time.monotonic()
+        self._in_flight.update({record.partition for record in records})
+        outcomes = infer(self._processor, self._session, records, now_ms, self._metrics.observe_stage)
+        rejects = [answer for _record, answer in outcomes if isinstance(answer, Reject)]
+        started = time.perf_counter()
+        self._emitter.send(self._message(answer, now_ms) for _record, answer in outcomes)
+        self._metrics.observe_stage("produce", time.perf_counter() - started)
+        self._source.advance(records)
+        self._transaction_events += len(records)
+        self._metrics.observe_batch(len(records), rejects)
+
+    def _message(self, answer: Message | Reject, now_ms: int) -> Message:
+        if isinstance(answer, Reject):
+            return to_message(answer, self._dead_letters, now_ms)
+        return answer
+
+    def _commit_in(self, now: float) -> float:
+        if self._transaction_began is None:
+            return float("inf")
+        return self._transaction_began + self._settings.commit_interval_ms / 1000 - now
+
+    def _commit_due(self, now: float) -> bool:
+        return self._transaction_events >= self._settings.commit_max_events or self._commit_in(now) <= 0
+
+    def _commit(self) -> None:
+        """Ends the transaction: state changes, side messages and offsets join what was sent, all or nothing."""
+        if self._transaction_began is None:
+            return
+        started = time.perf_counter()
+        self._emitter.send(self._state_changes())
+        self._emitter.send(self._processor.drain())
+        reached = {p: offset for p, offset in self._source.offsets().items() if p in self._in_flight}
+        offsets = {(self._source.topic, partition): offset for partition, offset in reached.items()}
+        self._emitter.commit(offsets, self._source.group_metadata())
+        self._metrics.observe_stage("commit", time.perf_counter() - started)
+        self._metrics.observe_transaction("committed", self._transaction_events)
+        self._metrics.observe_lag(self._source.lag())
+        self._state_at.update(reached)
+        self._forget_transaction()
+        self._failures = 0
+
+    def _state_changes(self) -> Iterable[Message]:
+        state = self._processor.state
+        if state is None:
+            return ()
+        topic = self._changelog
+        return [Message(topic, key, value, partition) for partition, key, value in state.changes()]
+
+    def _forget_transaction(self) -> None:
+        self._transaction_began = None
+        self._transaction_events = 0
+        self._in_flight.clear()
+
+    # The way back.
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """Runs a part of the loop; what the world did wrong makes the next part the way back."""
+        try:
+            action()
+        except WorldError as error:
+            self._failures += 1
+            log.warning("failure %d in a row: %s", self._failures, error)
+            if self._failures >= _MAX_FAILURES:
+                raise StopError(f"{self._failures} failures in a row without a commit, the last: {error}") from error
+            self._broken = error
+            time.sleep(min(1.0, 0.02 * 2**self._failures))
+
+    def _recover(self) -> None:
+        """Aborts, and goes back to what is committed. Raises WorldError where that fails: then it is tried again."""
+        assert self._broken is not None
+        self._discard(self._broken)
+        if self._restorer is not None:
+            self._restorer.cancel(list(self._restorer.progress))
+        self._begin_restore(self._source.rewind())
+        self._broken = None
+
+    def _discard(self, error: WorldError) -> None:
+        """Aborts the transaction and forgets everything that it changed in memory."""
+        if self._transaction_began is not None:
+            self._metrics.observe_transaction("aborted", self._transaction_events)
+        self._batcher.clear()
+        self._startable.clear()
+        self._drop_state(self._state_at)
+        self._processor.drain()
+        self._forget_transaction()
+        if not isinstance(error, UnknownOutcomeError):
+            try:
+                self._emitter.abort()
+            except UnknownOutcomeError as unknown:
+                error = unknown
+        if isinstance(error, UnknownOutcomeError):
+            self._emitter.close()
+            self._emitter = self._make_emitter(self._source)
+
+    # Partitions come and go (called from within poll).
+
+    def on_revoke(self) -> None:
+        """Finishes the work in flight, so that the next owner reads on from here; aborts where that fails."""
+        self._batcher.clear()
+        self._startable.clear()
+        try:
+            self._commit()
+        except WorldError as error:
+            log.warning("work in flight given up at a rebalance: %s", error)
+            self._discard(error)
+        if self._restorer is not None:
+            self._restorer.cancel(list(self._restorer.progress))
+
+    def on_lost(self) -> None:
+        """Drops the work in flight: another member may already have done it."""
+        log.warning("partitions lost: this worker was away for longer than its session time-out")
+        self._discard(AbortError("partitions lost"))
+        if self._restorer is not None:
+            self._restorer.cancel(list(self._restorer.progress))
+
+    def on_assign(self, offsets: Mapping[int, int]) -> None:
+        """Keeps the state of partitions that came back untouched, and reads that of the others."""
+        unchanged = {p for p, offset in offsets.items() if self._state_at.get(p) == offset}
+        self._drop_state([p for p in self._state_at if p not in unchanged])
+        log.info("assigned %s", dict(offsets))
+        self._begin_restore({p: offset for p, offset in offsets.items() if p not in unchanged})
+        self._startable.update(unchanged)
+
+    @property
+    def _restoring(self) -> bool:
+        return self._restorer is not None and bool(self._restorer.progress)
+
+    def _begin_restore(self, offsets: Mapping[int, int]) -> None:
+        if self._restorer is None:
+            self._state_at.update(offsets)
+            self._startable.update(offsets)
+            return
+        self._restorer.begin(offsets)
+
+    def _restore(self) -> None:
+        """Reads a step of the changelogs; partitions whose state is complete begin to work."""
+        if self._restorer is None or not self._restoring:
+            return
+        state = self._processor.state
+        assert state is not None
+        for partition, entries in self._restorer.step(_IDLE_S).items():
+            state.restore(partition, entries)
+            self._state_at[partition] = self._source.offsets()[partition]
+            self._source.start([partition])
+            log.info("restored partition %d: %d entries", partition, len(entries))
+        self._metrics.observe_restore(self._restorer.progress)
+
+    def _drop_state(self, partitions: Iterable[int]) -> None:
+        for partition in list(partitions):
+            del self._state_at[partition]
+            if self._processor.state is not None:
+                self._processor.state.drop(partition)
+        if self._processor.state is not None:
+            # Changes of dropped partitions must not reach a later transaction.
+            list(self._processor.state.changes())
+
+    def _close(self) -> None:
+        try:
+            self._emitter.abort()
+        except WorldError as error:
+            log.warning("left with an open transaction, which Kafka will abort: %s", error)
+        self._source.close()
+        self._emitter.close()
+        self._tables.close()
+        if self._restorer is not None:
+            self._restorer.close()
