@@ -1,0 +1,1 @@
+"""What runs beside the hot path on this machine: the embedded broker and the processes of `headrace up`."""

@@ -1,0 +1,45 @@
+"""Real services for every test: one broker a session, topics and data directories of each test's own."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from streams.local.broker import Broker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_TEST_DATA = Path(os.environ.get("HEADRACE_TEST_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The session's broker: tests that stop or kill one start their own."""
+    with Broker.start(tmp_path_factory.mktemp("broker")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def kafka(kafka_broker: Broker) -> str:
+    """Bootstrap address of the session's broker."""
+    return kafka_broker.bootstrap
+
+
+@pytest.fixture
+def topic_name() -> Callable[..., str]:
+    """Makes names that no other test has: topics, groups, transactional ids."""
+    return lambda prefix="topic": f"{prefix}-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of public data sets; tests that need one skip where it is absent."""
+    folder = _TEST_DATA.resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no test data in {folder}: set HEADRACE_TEST_DATA to the folder that holds it")
+    return folder
