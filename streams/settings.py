@@ -22,6 +22,7 @@ __all__ = [
     "ClickHouseSettings",
     "KafkaSettings",
     "Loaded",
+    "LogSettings",
     "MetricsSettings",
     "ModelSettings",
     "MonitorSettings",
@@ -195,6 +196,14 @@ class MetricsSettings(Section, frozen=True, forbid_unknown_fields=True):
     port: Port = 0
 
 
+class LogSettings(Section, frozen=True, forbid_unknown_fields=True):
+    """What processes say, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"
+    """`auto`: readable lines on a terminal, JSON lines elsewhere."""
+
+
 class Settings(Section, frozen=True, forbid_unknown_fields=True):
     """Everything in `headrace.toml`."""
 
@@ -208,6 +217,7 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True):
     registry: RegistrySettings = RegistrySettings()
     monitor: MonitorSettings = MonitorSettings()
     metrics: MetricsSettings = MetricsSettings()
+    log: LogSettings = LogSettings()
     topics: dict[str, TopicSettings] = {}
     domains: dict[str, dict[str, Any]] = {}
     """Per domain, validated by the domain's own settings type: `[domains.fraud]`."""
