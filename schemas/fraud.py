@@ -7,9 +7,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-Name = Annotated[str, Meta(min_length=1, max_length=256)]
-Latitude = Annotated[float, Meta(ge=-90, le=90)]
-Longitude = Annotated[float, Meta(ge=-180, le=180)]
+from schemas.dead_letter import dead_letter_topic
+from schemas.fields import Count, EpochMs, Latitude, Longitude, Name, Share, Time, Word
+from schemas.topics import TableSpec, TopicType
+
+Currency = Annotated[str, Meta(min_length=3, max_length=3, extra={"kind": "word"})]
+Decision = Annotated[str, Meta(extra_json_schema={"enum": ["approve", "review", "decline"]}, extra={"kind": "word"})]
 
 
 class Transaction(msgspec.Struct, frozen=True, gc=False):
@@ -19,23 +22,22 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
     card: Name
     merchant: Name
     amount: Annotated[float, Meta(gt=0)]
-    event_time: str | int | float
-    """RFC 3339 with an offset, or epoch milliseconds; both become epoch milliseconds when decoded."""
-    category: str | None = None
-    currency: Annotated[str, Meta(min_length=3, max_length=3)] = "USD"
+    event_time: Time
+    category: Word | None = None
+    currency: Currency = "USD"
     merchant_lat: Latitude | None = None
     merchant_lon: Longitude | None = None
     home_lat: Latitude | None = None
     home_lon: Longitude | None = None
     age: Annotated[int, Meta(ge=0, le=130)] | None = None
-    gender: str | None = None
-    region: str | None = None
+    gender: Word | None = None
+    region: Word | None = None
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False):
     """Why a score is high: a feature and its share of the log-odds."""
 
-    feature: str
+    feature: Word
     contribution: float
 
 
@@ -45,24 +47,28 @@ class FraudScore(msgspec.Struct, frozen=True, gc=False):
     event_id: str
     card_token: str
     merchant: str
-    probability: float
-    decision: str
+    probability: Share
+    """Calibrated probability that the transaction is fraud."""
+    decision: Decision
     """`approve`, `review` or `decline`."""
     reasons: list[Reason]
+    """The strongest first; empty where the decision is `approve`."""
     features: dict[str, float | None]
-    model: str
+    """What the model was given, by name; null where a value is unknown."""
+    model: Word
     """`name@version`."""
-    event_time: int
-    """Epoch milliseconds."""
-    scored_at: int
+    event_time: EpochMs
+    scored_at: EpochMs
     latency_ms: float
+    """From the message's timestamp on the input topic to `scored_at`."""
     late: bool
+    """Whether the event came after the lateness allowed: scored, but its windows may miss events."""
     amount: float
-    category: str | None = None
-    currency: str = "USD"
+    category: Word | None = None
+    currency: Word = "USD"
     age: int | None = None
-    gender: str | None = None
-    region: str | None = None
+    gender: Word | None = None
+    region: Word | None = None
 
 
 class TransactionLabel(msgspec.Struct, frozen=True):
@@ -71,8 +77,8 @@ class TransactionLabel(msgspec.Struct, frozen=True):
     event_id: Name
     merchant: Name
     is_fraud: bool
-    event_time: str | int | float
-    labelled_at: str | int | float
+    event_time: Time
+    labelled_at: Time
 
 
 class MerchantTally(msgspec.Struct, frozen=True):
@@ -83,9 +89,9 @@ class MerchantTally(msgspec.Struct, frozen=True):
     """
 
     topic: str
-    partition: int
-    first_offset: int
-    last_offset: int
+    partition: Count
+    first_offset: Count
+    last_offset: Count
     merchants: list[str]
     hours: list[int]
     """Event time in whole hours since the epoch."""
@@ -99,31 +105,62 @@ class MerchantRisk(msgspec.Struct, frozen=True):
     """
 
     merchant: str
-    as_of: int
-    """Epoch milliseconds of the newest event time that the figures know of."""
+    as_of: EpochMs
+    """The newest event time that the figures know of."""
     delay_days: float
-    count_1d: int
-    count_7d: int
-    count_30d: int
-    frauds_1d: int
-    frauds_7d: int
-    frauds_30d: int
-    rate_1d: float
-    rate_7d: float
-    rate_30d: float
+    count_1d: Count
+    count_7d: Count
+    count_30d: Count
+    frauds_1d: Count
+    frauds_7d: Count
+    frauds_30d: Count
+    rate_1d: Share
+    rate_7d: Share
+    rate_30d: Share
 
 
-class DeadLetter(msgspec.Struct, frozen=True):
-    """A record that got no result (topic `<domain>.dead-letters`; key, value and headers are the original's).
-
-    This struct travels in the message's headers as `headrace-*`, so that the value stays the original bytes.
-    """
-
-    reason: str
-    path: str
-    detail: str
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    rejected_at: int
+TOPICS = [
+    TopicType(
+        name="transactions",
+        message=Transaction,
+        key="the card, in clear",
+        direction="input",
+        description="Card transactions to be scored, in the order of each card.",
+    ),
+    TopicType(
+        name="fraud-scores",
+        message=FraudScore,
+        key="the card token",
+        direction="output",
+        description="One answer to each transaction that could be scored.",
+        table=TableSpec(
+            name="fraud_scores",
+            order_by=("toStartOfHour(scored_at)", "merchant", "scored_at"),
+            lookups=("event_id", "card_token"),
+        ),
+    ),
+    TopicType(
+        name="transaction-labels",
+        message=TransactionLabel,
+        key="the merchant",
+        direction="input",
+        description="What became of transactions, as it gets known; a later label of an event replaces earlier ones.",
+        table=TableSpec(name="transaction_labels", order_by=("event_id",), lookups=("merchant",)),
+    ),
+    TopicType(
+        name="merchant-tallies",
+        message=MerchantTally,
+        key="none",
+        direction="internal",
+        description="Transactions per merchant and hour, one message per source partition and transaction of a worker.",
+    ),
+    TopicType(
+        name="merchant-risk",
+        message=MerchantRisk,
+        key="the merchant",
+        direction="internal",
+        description="What labels say of each merchant, behind the delay of labels; read whole by every worker.",
+        compacted=True,
+    ),
+    dead_letter_topic("fraud"),
+]
