@@ -100,7 +100,7 @@ def _spawn_forever(jobs: SimpleQueue[_Job]) -> None:
         result, argv, log, env, pass_fds = jobs.get()
         try:
             result.set_result(_spawn(argv, log, env, pass_fds))
-        except BaseException as error:  # noqa: BLE001 (handed to the caller, who waits for it)
+        except BaseException as error:
             result.set_exception(error)
 
 

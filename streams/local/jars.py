@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import platformdirs
 
+from streams.errors import HeadraceError
+
 KAFKA_VERSION = "4.1.2"
 COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
 PIN_FILE = Path(__file__).with_name("jars.sha256")
@@ -27,7 +29,7 @@ _PARALLEL_FETCHES = 8
 _FETCH_TIMEOUT_S = 30
 
 
-class JarsError(RuntimeError):
+class JarsError(HeadraceError):
     """The broker's jars cannot be had, or are not the ones that were pinned."""
 
 

@@ -7,6 +7,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from streams.errors import HeadraceError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -15,7 +17,7 @@ _PATIENCE_S = 3.0
 _POLL_S = 0.05
 
 
-class LockedError(RuntimeError):
+class LockedError(HeadraceError):
     """Another process owns the directory."""
 
 

@@ -1,0 +1,160 @@
+"""Topics that headrace needs: made where they are missing, compared where they are not."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+
+from streams.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from concurrent.futures import Future
+    from typing import Any
+
+_REQUEST_TIMEOUT_S = 15.0
+_VISIBLE_TIMEOUT_S = 15.0
+_POLL_S = 0.05
+
+# A key with a long history is one message; clients raise `message.max.bytes` to the same.
+_CHANGELOG_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+# What a compacted topic must have to be read back in little more than its live entries: the cleaner takes closed
+# segments only, so they are small and closed by time; a fifth of dead entries is enough to clean again.
+_COMPACTED = {
+    "cleanup.policy": "compact",
+    "max.message.bytes": str(_CHANGELOG_MAX_MESSAGE_BYTES),
+    "min.cleanable.dirty.ratio": "0.2",
+    "segment.bytes": str(64 * 1024 * 1024),
+    "segment.ms": str(10 * 60 * 1000),
+    "delete.retention.ms": str(24 * 60 * 60 * 1000),
+}
+
+
+class TopicsError(HeadraceError):
+    """A topic cannot be made, or is not as it must be."""
+
+
+class TopicSpec(NamedTuple):
+    """How a topic shall be."""
+
+    partitions: int
+    config: Mapping[str, str] = {}
+    replication: int = -1
+    """-1 is the cluster's default."""
+
+    @classmethod
+    def compacted(cls, partitions: int, replication: int = -1, **config: str) -> TopicSpec:
+        """A topic that keeps the newest value of each key: changelogs and tables."""
+        return cls(partitions, {**_COMPACTED, **config}, replication)
+
+
+class Difference(NamedTuple):
+    """What an existing topic has other than its specification."""
+
+    topic: str
+    what: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"topic {self.topic}: {self.what} is {self.found}, expected {self.expected}"
+
+
+class Ensured(NamedTuple):
+    """What `ensure_topics` did and found."""
+
+    created: tuple[str, ...]
+    differences: tuple[Difference, ...]
+
+
+def ensure_topics(config: Mapping[str, Any], topics: Mapping[str, TopicSpec], *, strict: bool = False) -> Ensured:
+    """Makes the topics that are missing and compares partitions and cleanup policy of the others.
+
+    Safe to call from many processes at once; returns when the new topics can be written to.
+
+    Args:
+        config: librdkafka's settings: `bootstrap.servers` and security.
+        topics: Name to specification.
+        strict: Whether a difference raises instead of being reported.
+
+    Raises:
+        TopicsError: No broker answers, a topic could not be made, or (strict) one is different.
+    """
+    admin = AdminClient(dict(config))
+    try:
+        existing = admin.list_topics(timeout=_REQUEST_TIMEOUT_S).topics
+        created = _create(admin, {name: spec for name, spec in topics.items() if name not in existing})
+        _await_leaders(admin, created, topics)
+        differences = _differences(admin, {name: spec for name, spec in topics.items() if name not in created})
+    except KafkaException as error:
+        raise TopicsError(f"topics at {config.get('bootstrap.servers')}: {error.args[0].str()}") from error
+    if strict and differences:
+        raise TopicsError("; ".join(map(str, differences)) + ": make it anew, or choose another name")
+    return Ensured(created, differences)
+
+
+def _create(admin: AdminClient, missing: Mapping[str, TopicSpec]) -> tuple[str, ...]:
+    """The names of those that were made here; a topic that somebody else made just now counts as existing."""
+    if not missing:
+        return ()
+    wanted = [
+        NewTopic(name, spec.partitions, spec.replication, config=dict(spec.config)) for name, spec in missing.items()
+    ]
+    futures: dict[str, Future[None]] = admin.create_topics(wanted, request_timeout=_REQUEST_TIMEOUT_S)
+    created = []
+    for name, future in futures.items():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                continue
+            raise TopicsError(f"topic {name} could not be made: {error.args[0].str()}") from error
+        created.append(name)
+    return tuple(created)
+
+
+def _await_leaders(admin: AdminClient, created: tuple[str, ...], topics: Mapping[str, TopicSpec]) -> None:
+    deadline = time.monotonic() + _VISIBLE_TIMEOUT_S
+    waiting = set(created)
+    while waiting:
+        seen = admin.list_topics(timeout=_REQUEST_TIMEOUT_S).topics
+        for name in list(waiting):
+            partitions = seen[name].partitions.values() if name in seen else ()
+            if len(partitions) == topics[name].partitions and all(partition.leader >= 0 for partition in partitions):
+                waiting.discard(name)
+        if waiting and time.monotonic() > deadline:
+            raise TopicsError(f"topics {', '.join(sorted(waiting))} were made but have no leader yet")
+        if waiting:
+            time.sleep(_POLL_S)
+
+
+def _differences(admin: AdminClient, existing: Mapping[str, TopicSpec]) -> tuple[Difference, ...]:
+    if not existing:
+        return ()
+    seen = admin.list_topics(timeout=_REQUEST_TIMEOUT_S).topics
+    policies = _cleanup_policies(admin, [name for name, spec in existing.items() if "cleanup.policy" in spec.config])
+    found = []
+    for name, spec in existing.items():
+        partitions = len(seen[name].partitions) if name in seen else 0
+        if partitions != spec.partitions:
+            found.append(Difference(name, "partitions", str(spec.partitions), str(partitions)))
+        if name in policies and policies[name] != spec.config["cleanup.policy"]:
+            found.append(Difference(name, "cleanup.policy", spec.config["cleanup.policy"], policies[name]))
+    return tuple(found)
+
+
+def _cleanup_policies(admin: AdminClient, names: list[str]) -> dict[str, str]:
+    if not names:
+        return {}
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    futures = admin.describe_configs(resources, request_timeout=_REQUEST_TIMEOUT_S)
+    return {resource.name: future.result()["cleanup.policy"].value for resource, future in futures.items()}
