@@ -6,6 +6,7 @@ Structs such as `topics`, or to plain values such as librdkafka's settings, whos
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -14,7 +15,7 @@ import msgspec
 from streams._settings_redact import is_secret_name, is_secret_type
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["Key", "Node", "dotted", "grow"]
 
@@ -74,6 +75,20 @@ class Node(msgspec.Struct):
             if node is not None:
                 yield from node.walk((*key, name))
 
+    def values(self, value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
+        """Every value of settings, and the default of what a section given as a plain table does not hold."""
+        if self.children is not None:
+            fields = {field.name: field for field in msgspec.structs.fields(self.bare)}
+            for name, child in self.children.items():
+                yield from child.values(_member(value, fields[name]), (*key, name))
+        elif self.free is not None and isinstance(value, dict):
+            for name in {**dict.fromkeys(self.known), **value}:
+                node = self.child(name)
+                if node is not None:
+                    yield from node.values(value.get(name, {}), (*key, name))
+        else:
+            yield key, value
+
     def nearest(self, key: Key) -> Key | None:
         """The known key that a person most likely meant."""
         known = {dotted(candidate): candidate for candidate, _ in self.walk()}
@@ -89,6 +104,17 @@ class Node(msgspec.Struct):
                 yield from _joined(name, item, self.free(name))
             else:
                 yield name, item
+
+
+def _member(value: Any, field: msgspec.structs.FieldInfo) -> Any:
+    """A field of a section, which is a Struct or a plain table; None where it has neither value nor default."""
+    if isinstance(value, msgspec.Struct):
+        return getattr(value, field.name)
+    if isinstance(value, dict) and field.name in value:
+        return value[field.name]
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return None if field.default is msgspec.NODEFAULT else field.default
 
 
 def dotted(key: Key) -> str:

@@ -229,6 +229,16 @@ class Loaded(msgspec.Struct, frozen=True):
     settings: Settings
     origins: dict[str, str]
     """Per key (`worker.max_size`): `default`, the file, the variable's name or `command line`."""
+    tree: Node
+
+    def effective(self) -> list[tuple[str, Any, str]]:
+        """Key, value as it may be shown (secrets are stars), and origin of every setting."""
+        rows = []
+        for key, value in self.tree.values(self.settings):
+            node = self.tree.find(key)
+            visible = shown(value, key[-1], secret=node is not None and node.secret)
+            rows.append((dotted(key), visible, self.origins.get(dotted(key), "default")))
+        return rows
 
 
 def load_settings(
@@ -260,7 +270,7 @@ def load_settings(
     if problems:
         raise SettingsError(problems)
     origins = {dotted(key): "default" for key, node in tree.walk() if not node.is_table}
-    return Loaded(settings, origins | {dotted(key): entry.origin for key, entry in chosen.items()})
+    return Loaded(settings, origins | {dotted(key): entry.origin for key, entry in chosen.items()}, tree)
 
 
 def schema(domain_types: Mapping[str, type[msgspec.Struct] | None] | None = None) -> Node:

@@ -1,0 +1,80 @@
+"""`headrace config`: the effective settings, and where each came from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from streams._settings_redact import STARS
+from streams.cli._context import loaded_of
+from streams.cli._output import print_json
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def config(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object: values and origins by key.")] = False,
+    as_toml: Annotated[bool, typer.Option("--toml", help="A headrace.toml to start from; secrets are stars.")] = False,
+) -> None:
+    """Print the effective settings and where each came from.
+
+    Secrets are shown as stars. Later sources win: defaults, headrace.toml, environment, command line.
+
+    Example: `headrace --set worker.max_size=512 config`
+    """
+    if as_json and as_toml:
+        msg = "--json and --toml exclude each other"
+        raise typer.BadParameter(msg)
+    rows = loaded_of(context).effective()
+    if as_json:
+        print_json({key: {"value": value, "origin": origin} for key, value, origin in rows})
+    elif as_toml:
+        sys.stdout.write(toml(rows))
+    else:
+        _table(rows)
+
+
+def toml(rows: list[tuple[str, Any, str]]) -> str:
+    """The settings as a file; secrets, and what has no value, are comments."""
+    lines: list[str] = []
+    section = ""
+    for key, value, origin in rows:
+        table, _, name = _split(key)
+        if table != section:
+            section = table
+            lines += ["", f"[{table}]"]
+        where = "" if origin == "default" else f"  # from {origin}"
+        unset = "# " if value is None or value == STARS else ""
+        lines.append(f"{unset}{name} = {'' if value is None else _toml_value(value)}{where}")
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _split(key: str) -> tuple[str, str, str]:
+    if key.endswith('"'):
+        table, _, name = key[:-1].rpartition('."')
+        return table, ".", f'"{name}"'
+    return key.rpartition(".")
+
+
+def _toml_value(value: Any) -> str:
+    """JSON's strings, numbers, booleans and lists of them are TOML's too, but for one control character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _table(rows: list[tuple[str, Any, str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("key", "value", "from"):
+        table.add_column(column, overflow="fold")
+    for key, value, origin in rows:
+        style = "dim" if origin == "default" else ""
+        table.add_row(key, escape(json.dumps(value, ensure_ascii=False)), origin, style=style)
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
