@@ -143,7 +143,8 @@ def _starts(rng: np.random.Generator, count: int, span: Span, length_ms: int) ->
 def _hours_of(rng: np.random.Generator, curve: Floats) -> Ints:
     """One hour per row of densities (n, 24)."""
     passed: Ints = (np.cumsum(curve, axis=1) < rng.random((len(curve), 1))).sum(axis=1)
-    return np.minimum(passed, 23)
+    hour: Ints = np.minimum(passed, 23)
+    return hour
 
 
 def _at_hour(rng: np.random.Generator, day_ms: Ints, hour: Ints, span: Span) -> Ints:
