@@ -1,0 +1,90 @@
+"""Which execution providers a session gets, and how many threads. Pure but for looking at the machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CPU = "CPUExecutionProvider"
+
+GPU_PROVIDERS = frozenset(
+    {
+        "CUDAExecutionProvider",
+        "DmlExecutionProvider",
+        "MIGraphXExecutionProvider",
+        "NvTensorRTRTXExecutionProvider",
+        "ROCMExecutionProvider",
+        "TensorrtExecutionProvider",
+    }
+)
+
+# Providers whose tensors live on a "cuda" device, so that inputs and outputs can be bound there.
+CUDA_PROVIDERS = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider"})
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The providers to try, in order, and why others of those wanted are not among them."""
+
+    providers: tuple[str, ...]
+    missing: tuple[tuple[str, str], ...]
+    """(provider, reason)."""
+
+
+def plan(wanted: Sequence[str], available: Sequence[str]) -> Plan:
+    """The wanted providers that this build of ONNX Runtime has; CPU always comes last."""
+    present = [name for name in dict.fromkeys(wanted) if name in available and name != CPU]
+    missing = [
+        (name, f"this build of ONNX Runtime has only {', '.join(available)}")
+        for name in dict.fromkeys(wanted)
+        if name not in available
+    ]
+    return Plan((*present, CPU), tuple(missing))
+
+
+def options(provider: str, device_id: int, cache_dir: Path | None, profile: str) -> dict[str, Any]:
+    """The options that a provider gets.
+
+    Args:
+        provider: Its name.
+        device_id: The GPU, where there are several.
+        cache_dir: Where TensorRT keeps the engines that it builds; without it each start builds them again.
+        profile: The model's digest or path, so that engines of two models do not meet.
+    """
+    if provider == "CUDAExecutionProvider":
+        # The default strategy doubles the arena at each growth; memory is not given back.
+        return {"device_id": device_id, "arena_extend_strategy": "kSameAsRequested"}
+    if provider == "TensorrtExecutionProvider":
+        cache = {} if cache_dir is None else {
+            "trt_engine_cache_enable": True,
+            "trt_timing_cache_enable": True,
+            "trt_engine_cache_path": str(cache_dir / "tensorrt" / profile),
+            "trt_timing_cache_path": str(cache_dir / "tensorrt"),
+        }  # fmt: skip
+        return {"device_id": device_id, **cache}
+    return {}
+
+
+def gpu_visible() -> bool:
+    """Whether this machine shows an NVIDIA GPU to this process, whatever is installed."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+
+
+def threads_for(threads: int, workers: int, cores: int) -> int:
+    """Intra-op threads of one session: as asked, or the cores shared among the workers, at least one."""
+    return threads if threads > 0 else max(1, cores // max(1, workers))
+
+
+def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use: by its affinity and by its container's CPU quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores

@@ -1,0 +1,198 @@
+"""Any number of rows through a model that is only seen as a function of one slice. Pure.
+
+A run that raises is halved until each poison row is alone. Whether rows or the runtime are at fault is settled by
+running a row that is known to work: a device that died would otherwise turn every event into a dead letter.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from processors import _contract, _slices
+from processors._contract import Contract, ContractError, Declared, ModelError, Tensor
+from processors._outputs import Outputs, axis_of, dtype_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from processors import Arrays
+
+# Made-up rows may be refused by a model (an index that is out of its table); then zeros and ones are tried.
+_FILLS = (None, 0.0, 1.0)
+
+
+class BrokenModelError(ModelError, RuntimeError):
+    """The model fails on rows that it ran before: no row is at fault."""
+
+
+class Rows:
+    """Cuts rows into slices, runs them, and puts their outputs together.
+
+    Args:
+        run_once: One run of the model on a feed of inputs; the outputs in the order of the contract, or an exception.
+        contract: What is fed and read.
+        name: What errors call the model.
+        slice_size: Rows of one run.
+        fixed: Rows that the model insists on, if it does.
+        pad: Whether short slices are padded to one of few sizes.
+    """
+
+    def __init__(
+        self,
+        run_once: Callable[[Arrays], list[np.ndarray]],
+        contract: Contract,
+        *,
+        name: str,
+        slice_size: int,
+        fixed: int | None = None,
+        pad: bool = False,
+    ) -> None:
+        self.slice = fixed or slice_size
+        self.pad = pad or fixed is not None
+        self.last_run_ms = 0.0
+        self.known_good: Arrays | None = None
+        """One row that the model ran."""
+        self._fill: float | None = None
+        self._run_once = run_once
+        self._contract = contract
+        self._name = name
+        self._fixed = fixed
+        self._inputs = [_Input(tensor) for tensor in contract.inputs]
+        self._outputs = [(tensor.name, axis_of(tensor)) for tensor in contract.outputs]
+        self._kept = Outputs(name, contract.outputs)
+
+    def run(self, inputs: Arrays) -> tuple[Arrays, dict[int, str]]:
+        """Runs n rows; see `Session.run`."""
+        started = perf_counter()
+        rows = self._count(inputs)
+        self._kept.begin(rows)
+        failed: dict[int, str] = {}
+        for start, stop in _slices.spans(rows, self.slice):
+            failed |= _slices.isolate(lambda first, last: self._run_and_keep(inputs, first, last), start, stop)
+        outputs = self._kept.finish(failed)
+        if failed:
+            self._settle()
+        elif rows and self.known_good is None:
+            self.known_good = {given.name: given.cut(inputs, 0, 1).copy() for given in self._inputs}
+        self.last_run_ms = (perf_counter() - started) * 1000
+        return outputs, failed
+
+    def find_good(self) -> list[str]:
+        """Looks for one made-up row that the model runs; the reasons against those tried, empty where one runs."""
+        reasons = []
+        for fill in _FILLS:
+            row = _contract.sample(self._contract, 1, fill)
+            try:
+                results = self._run_slice(row, 0, 1)
+            except ModelError:
+                raise
+            except Exception as error:
+                reasons.append(_slices.reason(error))
+                continue
+            self._check(results)
+            self.known_good, self._fill = row, fill
+            return []
+        return reasons
+
+    def made_up(self, rows: int) -> Arrays:
+        """So many made-up rows of the kind that `find_good` found to run."""
+        return _contract.sample(self._contract, rows, self._fill)
+
+    def _run_and_keep(self, inputs: Arrays, start: int, stop: int) -> None:
+        self._kept.keep(start, self._run_slice(inputs, start, stop))
+
+    def _run_slice(self, inputs: Arrays, start: int, stop: int) -> list[np.ndarray]:
+        rows = size = stop - start
+        feed = {given.name: given.cut(inputs, start, stop) for given in self._inputs}
+        if self.pad:
+            size = self._fixed or _slices.padded_size(rows, self.slice)
+            feed = {given.name: given.padded(feed[given.name], size) for given in self._inputs}
+        results = self._run_once(feed)
+        for (name, axis), result in zip(self._outputs, results, strict=True):
+            if result.ndim <= axis or result.shape[axis] != size:
+                raise ContractError(
+                    f"{self._name}: output {name!r} has shape {list(result.shape)} for {size} rows: "
+                    f"its axis {axis} is declared `batch` and does not count rows"
+                )
+        if size == rows:
+            return results
+        return [_slices.cut(result, 0, rows, axis) for (_, axis), result in zip(self._outputs, results, strict=True)]
+
+    def _settle(self) -> None:
+        """Raises where a row that ran before fails too."""
+        if self.known_good is None:
+            return
+        try:
+            self._run_slice(self.known_good, 0, 1)
+        except Exception as error:
+            raise BrokenModelError(
+                f"{self._name}: the model fails also on a row that it ran before, so no row is at fault: "
+                f"{_slices.reason(error)}; restart this process, and see `headrace doctor` if that does not help"
+            ) from error
+
+    def _count(self, inputs: Arrays) -> int:
+        """The number of rows, where the arrays are those declared."""
+        rows = -1
+        for given in self._inputs:
+            array = inputs.get(given.name)
+            if array is None or not given.fits(array):
+                raise ContractError(self._bad(inputs))
+            if given.axis is not None:
+                if rows not in (-1, array.shape[given.axis]):
+                    raise ContractError(self._bad(inputs))
+                rows = array.shape[given.axis]
+        if len(inputs) != len(self._inputs):
+            raise ContractError(self._bad(inputs))
+        return rows
+
+    def _bad(self, inputs: Arrays) -> str:
+        got = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
+        wanted = ", ".join(f"{tensor.name} {tensor.describe()}" for tensor in self._contract.inputs)
+        return f"{self._name}: inputs are {got or 'missing'}; declared are {wanted}. This is a bug of the processor."
+
+    def _check(self, results: list[np.ndarray]) -> None:
+        """A file may declare nothing, or not the truth: what counts is what comes out."""
+        got = [_seen(*pair) for pair in zip(self._contract.outputs, results, strict=True)]
+        found = _contract.differences("output", self._contract.outputs, got)
+        if found:
+            raise ContractError(f"a run of {self._name} differs from its contract:\n  " + "\n  ".join(found))
+
+
+class _Input:
+    """One declared input, with what a call needs of it at hand."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.name = tensor.name
+        self.axis = tensor.batch_axis
+        self._dtype = dtype_of(tensor)
+        self._rank = len(tensor.shape)
+        self._fixed = [(axis, size) for axis, size in enumerate(tensor.shape) if isinstance(size, int)]
+
+    def fits(self, array: np.ndarray) -> bool:
+        """Whether the array has the declared type, rank and fixed axes."""
+        if array.ndim != self._rank or (array.dtype != self._dtype and not self._both_strings(array)):
+            return False
+        return all(array.shape[axis] == size for axis, size in self._fixed)
+
+    def cut(self, inputs: Arrays, start: int, stop: int) -> np.ndarray:
+        """Rows start to stop, or the whole of what has no rows."""
+        array = inputs[self.name]
+        return array if self.axis is None else _slices.cut(array, start, stop, self.axis)
+
+    def padded(self, array: np.ndarray, size: int) -> np.ndarray:
+        """As many rows as asked for, the first one repeated."""
+        return array if self.axis is None else _slices.padded(array, size, self.axis)
+
+    def _both_strings(self, array: np.ndarray) -> bool:
+        return self._dtype.kind == "O" and array.dtype.kind == "U"
+
+
+def _seen(tensor: Tensor, result: np.ndarray) -> Declared:
+    """What a run gave, with the words of the declaration for the axes that it leaves free."""
+    dtype = "string" if result.dtype.kind in "OU" else result.dtype.name
+    words = tensor.shape if result.ndim == len(tensor.shape) else (0,) * result.ndim
+    shape = [word if isinstance(word, str) else size for word, size in zip(words, result.shape, strict=True)]
+    return Declared(tensor.name, dtype, tuple(shape))
