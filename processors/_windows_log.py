@@ -1,0 +1,185 @@
+"""The changelog of `KeyedWindows`: its histories as small blocks, written when they change and read back exactly.
+
+A key's history is cut into blocks of `BLOCK` events, numbered from the first event that the key ever had. An event
+behind all others changes the last block; one in the middle also those behind it. Blocks at the front end as a whole.
+So a key with a hundred thousand events costs no more per event than one with ten, and no entry outgrows a message.
+
+    b"w" + key + block number (uint32, big-endian) -> events, 16 bytes each: time (ms), amount (millionths), int64;
+                                                      in the last block of a key also its mark: time, two float64
+    b"m"                                           -> the partition's watermark (ms), int64
+
+Numbers in values are little-endian. `dump` is at any time what the compacted changelog holds after `changes`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processors._regions import NEVER, Ints, ranges, running
+from processors._windows import BLOCK, CLEAN, KeyedWindows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+EVENTS, WATERMARK = b"w", b"m"
+
+_EVENT_BYTES = 16
+_MARK_BYTES = 24
+_NUMBER_BYTES = 4
+
+
+class ChangelogError(ValueError):
+    """Entries that this program did not write, or not all of those that it wrote."""
+
+
+def changes(windows: KeyedWindows) -> Iterator[tuple[int, bytes, bytes | None]]:
+    """Drains what changed since the last call: (partition, entry's key, value or None where it ended)."""
+    found: dict[tuple[int, bytes], bytes | None] = {
+        (partition, EVENTS + key + number.to_bytes(_NUMBER_BYTES, "big")): None
+        for partition, key, first, stop in windows.gone
+        for number in range(first, stop)
+    }
+    windows.gone.clear()
+    slots = np.unique(np.concatenate(windows.dirty)) if windows.dirty else np.zeros(0, np.int64)
+    windows.dirty.clear()
+    slots = slots[windows.dirty_from[slots] != CLEAN]
+    found.update(_blocks(windows, slots, np.maximum(windows.dirty_from[slots], windows.first_block[slots])))
+    windows.dirty_from[slots] = CLEAN
+    for partition in windows.dirty_watermarks:
+        found[partition, WATERMARK] = _watermark(windows.watermarks[partition])
+    windows.dirty_watermarks.clear()
+    return ((partition, key, value) for (partition, key), value in found.items())
+
+
+def dump(windows: KeyedWindows, partition: int) -> dict[bytes, bytes]:
+    """Every entry of a partition."""
+    slots = np.flatnonzero(windows.owner == partition)
+    found = {key: value for (_, key), value in _blocks(windows, slots, windows.first_block[slots])}
+    if partition in windows.watermarks:
+        found[WATERMARK] = _watermark(windows.watermarks[partition])
+    return found
+
+
+def restore(windows: KeyedWindows, partition: int, entries: Mapping[bytes, bytes]) -> None:
+    """Takes over a partition; entries of other kinds are left alone.
+
+    Raises:
+        ChangelogError: An entry is no block, or blocks are missing between two others.
+    """
+    windows.drop(partition)
+    if WATERMARK in entries:
+        windows.watermarks[partition] = _read_watermark(entries[WATERMARK])
+    keys = [key for key in entries if key[:1] == EVENTS]
+    if keys:
+        _restore_blocks(windows, partition, keys, entries)
+
+
+def _watermark(time: int) -> bytes:
+    return time.to_bytes(8, "little", signed=True)
+
+
+def _read_watermark(value: bytes) -> int:
+    if len(value) != 8:  # noqa: PLR2004
+        raise ChangelogError(f"The watermark of the changelog has {len(value)} bytes instead of 8.")
+    return int.from_bytes(value, "little", signed=True)
+
+
+def _blocks(windows: KeyedWindows, slots: Ints, first: Ints) -> Iterator[tuple[tuple[int, bytes], bytes]]:
+    """Entries of each slot from block number `first` on."""
+    regions = windows.regions
+    stop = windows.first_block[slots] + windows.block_counts(slots)
+    count = stop - first
+    slots, first, stop, count = (column[count > 0] for column in (slots, first, stop, count))
+    number, slot = ranges(first, count), np.repeat(slots, count)
+    begin = regions.begin[slot] + (number - windows.first_block[slot]) * BLOCK
+    length = np.minimum(regions.end[slot] - begin, BLOCK)
+    index = ranges(begin, length)
+    events = np.empty((len(index), 2), "<i8")
+    events[:, 0] = regions.time[index]
+    events[:, 1] = regions.amounts(index, np.repeat(slot, length))
+    marks = _marks(windows, slot, number == np.repeat(stop - 1, count))
+    packed, numbers = events.tobytes(), number.astype(">u4").tobytes()
+    ends = (np.cumsum(length) * _EVENT_BYTES).tolist()
+    starts = [0, *ends[:-1]]
+    owners = windows.owner[slot].tolist()
+    for row, (held_by, owner) in enumerate(zip(slot.tolist(), owners, strict=True)):
+        key = EVENTS + windows.keys[held_by] + numbers[row * _NUMBER_BYTES : (row + 1) * _NUMBER_BYTES]
+        yield (owner, key), packed[starts[row] : ends[row]] + marks.get(row, b"")
+
+
+def _marks(windows: KeyedWindows, slot: Ints, is_last: NDArray[np.bool_]) -> dict[int, bytes]:
+    rows = np.flatnonzero(is_last & (windows.mark_time[slot] != NEVER))
+    columns = np.empty((len(rows), 3), "<i8")
+    columns[:, 0] = windows.mark_time[slot[rows]]
+    columns[:, 1:] = windows.mark[slot[rows]].astype("<f8").view("<i8")
+    packed = columns.tobytes()
+    return {row: packed[at * _MARK_BYTES : (at + 1) * _MARK_BYTES] for at, row in enumerate(rows.tolist())}
+
+
+def _restore_blocks(
+    windows: KeyedWindows, partition: int, names: list[bytes], entries: Mapping[bytes, bytes]
+) -> None:
+    size = len(names[0])
+    if size <= 1 + _NUMBER_BYTES or set(map(len, names)) != {size}:
+        raise ChangelogError("The changelog holds window entries with keys of different lengths.")
+    order, numbers, heads = _sort(names, size)
+    names = [names[row] for row in order.tolist()]
+    values = [entries[name] for name in names]
+    sizes = np.fromiter(map(len, values), np.int64, len(values))
+    marked = sizes % _EVENT_BYTES == _MARK_BYTES % _EVENT_BYTES
+    counts = (sizes - marked * _MARK_BYTES) // _EVENT_BYTES
+    _check(names, numbers, heads, sizes, counts)
+    words = np.frombuffer(b"".join(values), "<i8")
+    offsets = (np.cumsum(sizes) - sizes) // 8
+    events = words[ranges(offsets, 2 * counts)].reshape(-1, 2).astype(np.int64)
+    slots = windows.add_keys(partition, [names[head][1:-_NUMBER_BYTES] for head in heads.tolist()])
+    _fill(windows, slots, np.add.reduceat(counts, heads), events)
+    windows.first_block[slots] = numbers[heads]
+    last = np.append(heads[1:], len(names)) - 1
+    with_mark, at = slots[marked[last]], (offsets + 2 * counts)[last[marked[last]]]
+    windows.mark_time[with_mark] = words[at]
+    windows.mark[with_mark] = words[np.stack([at + 1, at + 2], axis=1)].view("<f8")
+
+
+def _sort(names: list[bytes], size: int) -> tuple[Ints, Ints, Ints]:
+    """Order by (key, block number), the numbers in that order, and where each key begins in it."""
+    letters = np.frombuffer(b"".join(names), np.uint8).reshape(len(names), size)
+    numbers = np.ascontiguousarray(letters[:, -_NUMBER_BYTES:]).view(">u4").ravel().astype(np.int64)
+    width = size - 1 - _NUMBER_BYTES
+    padded = np.zeros((len(names), -(-width // 8) * 8), np.uint8)
+    padded[:, :width] = letters[:, 1:-_NUMBER_BYTES]
+    parts = padded.view(np.uint64)
+    order = np.lexsort((numbers, *parts.T))
+    parts = parts[order]
+    starts = np.ones(len(names), np.bool_)
+    starts[1:] = (parts[1:] != parts[:-1]).any(axis=1)
+    return order, numbers[order], np.flatnonzero(starts)
+
+
+def _check(names: list[bytes], numbers: Ints, heads: Ints, sizes: Ints, counts: Ints) -> None:
+    is_last = np.zeros(len(numbers), np.bool_)
+    is_last[heads - 1] = True
+    next_number = np.append(numbers[1:], 0)
+    wrong = (sizes % 8 != 0) | (counts < 1) | (counts > BLOCK)
+    wrong |= ~is_last & ((counts != BLOCK) | (next_number != numbers + 1))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise ChangelogError(
+            f"Block {numbers[row]} of key {names[row][1:-_NUMBER_BYTES].hex()} ({sizes[row]} bytes) does not fit the "
+            "block after it, or is none: the changelog topic is damaged or belongs to another program. "
+            "Restore the topic, or begin with an empty one."
+        )
+
+
+def _fill(windows: KeyedWindows, slots: Ints, counts: Ints, events: Ints) -> None:
+    regions = windows.regions
+    regions.reserve(slots, counts)
+    regions.end[slots] += counts
+    heads = np.cumsum(counts) - counts
+    index = ranges(regions.begin[slots], counts)
+    regions.time[index] = events[:, 0]
+    regions.prefix[index] = running(events[:, 1], heads, np.repeat(np.arange(len(slots)), counts))
+    regions.total[slots] = np.add.reduceat(events[:, 1], heads)
