@@ -7,6 +7,7 @@ enters is added, the hour that leaves is subtracted, and a late count goes strai
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,9 +52,13 @@ class HourlyWindows:
 
     def add(self, rows: Ints, hours: Ints, counts: Ints) -> None:
         """Adds counts; a row may occur many times. The caller leaves out hours that are over."""
-        for hour in np.unique(hours).tolist():
-            here = hours == hour
-            self._add_hour(hour, rows[here], counts[here])
+        if not len(hours):
+            return
+        order = np.argsort(hours, kind="stable")
+        rows, hours, counts = rows[order], hours[order], counts[order]
+        edges = [0, *(np.flatnonzero(np.diff(hours)) + 1).tolist(), len(hours)]
+        for start, end in pairwise(edges):
+            self._add_hour(int(hours[start]), rows[start:end], counts[start:end])
 
     def bump(self, row: int, hour: int, by: int) -> None:
         """Adds to one row and hour; nothing where the hour is over."""

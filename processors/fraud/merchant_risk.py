@@ -17,7 +17,6 @@ a transaction or fraud in its 30-day window has no figures.
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from itertools import repeat
 from math import ceil
 from typing import TYPE_CHECKING
@@ -26,6 +25,8 @@ import msgspec
 import numpy as np
 
 from processors.fraud._hourly import HourlyWindows
+from processors.fraud._label_book import LabelBook, digest
+from processors.fraud._merchant_figures import Figures, Told
 from schemas.fraud import MerchantRisk
 
 if TYPE_CHECKING:
@@ -36,11 +37,6 @@ if TYPE_CHECKING:
     from schemas.fraud import MerchantTally
 
 HOUR_MS = 3_600_000
-
-MAX_FRAUDS = 50_000
-"""Frauds of one merchant told apart by event id: 14 bytes each keep its record under Kafka's limit of 1 MB."""
-MAX_GENUINE = 64
-"""Genuine labels of one merchant remembered against an older fraud label that arrives after its reversal."""
 
 
 class MerchantRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -53,15 +49,9 @@ class MerchantRecord(msgspec.Struct, frozen=True, array_like=True):
     counts: bytes = b""
     """int32, one per hour."""
     frauds: bytes = b""
-    """Rows of `LABEL_ROW`."""
+    """Rows of `_label_book.PACKED`."""
     genuine: bytes = b""
-    """Rows of `LABEL_ROW`."""
-
-
-LABEL_ROW = np.dtype([("event", "<u8"), ("labelled_at", "<i8"), ("hour", "<i4")])
-
-Labels = dict[int, tuple[int, int]]
-"""Digest of the event id → (labelled_at, hour)."""
+    """Rows of `_label_book.PACKED`."""
 
 
 class MerchantRiskTable:
@@ -106,26 +96,7 @@ class MerchantRiskTable:
     def rates(self, merchants: Sequence[str]) -> NDArray[np.float32]:
         """Rows of rate_1d, rate_7d, rate_30d, count_30d; NaN for a merchant without figures."""
         rows = np.fromiter(map(self._rows.get, merchants, repeat(0)), np.intp, len(merchants))
-        return self._values[rows]
-
-
-class Figures(msgspec.Struct, frozen=True):
-    """Figures of all merchants by row (see `MerchantRiskLedger.rows`): windows of 1, 7 and 30 days."""
-
-    as_of_ms: int
-    known: NDArray[np.bool_]
-    """Which rows have figures, (n,)."""
-    counts: NDArray[np.int64]
-    """(3, n)."""
-    frauds: NDArray[np.int64]
-    """(3, n)."""
-    rates: NDArray[np.float64]
-    """(3, n), NaN where not known."""
-
-    def features(self) -> NDArray[np.float32]:
-        """What `MerchantRiskTable.rates` would say, as (n, 4) by row."""
-        count_30d = np.where(self.known, self.counts[2], np.nan)
-        return np.vstack([self.rates, count_30d]).T.astype(np.float32)
+        return self._values.take(rows, axis=0)
 
 
 class MerchantRiskLedger:
@@ -134,18 +105,16 @@ class MerchantRiskLedger:
     def __init__(self, delay_days: float = 7.0, prior_weight: float = 10.0) -> None:
         self.delay_days = delay_days
         self.prior_weight = prior_weight
-        self.skipped = {"repeated": 0, "too_old": 0, "too_far_ahead": 0, "label_limit": 0}
+        self.skipped = {"repeated": 0, "too_old": 0, "too_far_ahead": 0}
         """Rows and labels that changed nothing, by reason."""
         self._transactions = HourlyWindows(ceil(delay_days * 24))
-        self._frauds = HourlyWindows(ceil(delay_days * 24))
+        self._labels = LabelBook(ceil(delay_days * 24))
         self._rows: dict[str, int] = {}
         self._names: list[str] = []
         self._free: list[int] = []
         self._covers: dict[str, NDArray[np.int64]] = {}
-        self._fraud_labels: dict[int, Labels] = {}
-        self._genuine_labels: dict[int, Labels] = {}
         self._dirty: set[int] = set()
-        self._told = _Told()
+        self._told = Told()
 
     @property
     def as_of_ms(self) -> int | None:
@@ -225,7 +194,7 @@ class MerchantRiskLedger:
             return False
         row = self._rows.get(merchant)
         row = self._new_row(merchant) if row is None else row
-        changed = self._take_label(row, _digest(event_id), is_fraud, labelled_at_ms, hour)
+        changed = self._labels.take(row, digest(event_id), is_fraud, labelled_at_ms, hour)
         if changed:
             self._dirty.add(row)
         return changed
@@ -237,7 +206,7 @@ class MerchantRiskLedger:
         if as_of_ms is not None:
             self._advance(as_of_ms // HOUR_MS)
         n = len(self._names)
-        counts, frauds = self._transactions.sums[:, :n].copy(), self._frauds.sums[:, :n].copy()
+        counts, frauds = self._transactions.sums[:, :n].copy(), self._labels.windows.sums[:, :n].copy()
         total = int(counts[2].sum())
         known = ((counts[2] != 0) | (frauds[2] != 0)) & (total > 0)
         k, overall = self.prior_weight, min(1.0, int(frauds[2].sum()) / total) if total else 0.0
@@ -271,28 +240,29 @@ class MerchantRiskLedger:
         histories = self._transactions.history(np.array(rows, np.int64))
         return [(self._names[row], self._record(row, *history)) for row, history in zip(rows, histories, strict=True)]
 
-    def restore(self, merchant: str, record: MerchantRecord) -> None:
-        """Takes over what was kept of a merchant; replaces nothing, so the ledger must not know it yet."""
-        row = int(self.rows([merchant])[0])
-        for source, offset in record.covers.items():
-            self._covers_of(source)[row] = offset
-        hours = np.frombuffer(record.hours, "<i4").astype(np.int64)
-        self.add_counts(np.full(len(hours), row), hours, np.frombuffer(record.counts, "<i4").astype(np.int64))
-        for packed, is_fraud in ((record.frauds, True), (record.genuine, False)):
-            for event, labelled_at, hour in np.frombuffer(packed, LABEL_ROW).tolist():
-                if not self._transactions.is_over(hour):
-                    self._take_label(row, event, is_fraud, labelled_at, hour)
+    def restore(self, records: Iterable[tuple[str, MerchantRecord]]) -> None:
+        """Takes over what was kept of merchants that this ledger does not know yet."""
+        kept = list(records)
+        rows = self.rows(merchant for merchant, _ in kept)
+        hours = [np.frombuffer(record.hours, "<i4") for _, record in kept]
+        counts = [np.frombuffer(record.counts, "<i4") for _, record in kept]
+        if kept:
+            repeated = np.repeat(rows, [len(h) for h in hours])
+            self.add_counts(repeated, np.concatenate(hours).astype(np.int64), np.concatenate(counts).astype(np.int64))
+        for row, (_, record) in zip(rows.tolist(), kept, strict=True):
+            for source, offset in record.covers.items():
+                self._covers_of(source)[row] = offset
+            self._labels.restore(row, record.frauds, record.genuine)
 
     def forget_idle(self) -> list[str]:
         """Forgets merchants of which nothing is young enough to matter, and names them; row numbers are used again."""
-        busy = self._transactions.occupied() | self._frauds.occupied()
-        idle = [row for row in self._rows.values() if not busy[row] and not self._has_labels(row)]
+        busy = self._transactions.occupied() | self._labels.windows.occupied()
+        idle = [row for row in self._rows.values() if not busy[row] and not self._labels.holds(row)]
         names = [self._names[row] for row in idle]
         for row, name in zip(idle, names, strict=True):
             del self._rows[name]
             self._names[row] = ""
-            self._fraud_labels.pop(row, None)
-            self._genuine_labels.pop(row, None)
+            self._labels.forget(row)
             self._dirty.discard(row)
         for covers in self._covers.values():
             covers[idle] = -1
@@ -315,7 +285,7 @@ class MerchantRiskLedger:
 
     def _reserve(self, rows: int) -> None:
         self._transactions.reserve(rows)
-        self._frauds.reserve(rows)
+        self._labels.windows.reserve(rows)
         room = self._transactions.sums.shape[1]
         for source, covers in self._covers.items():
             if len(covers) < room:
@@ -330,7 +300,7 @@ class MerchantRiskLedger:
         if self._transactions.head is not None and hour <= self._transactions.head:
             return
         self._transactions.advance(hour)
-        self._frauds.advance(hour)
+        self._labels.windows.advance(hour)
 
     def _in_time(self, hours: NDArray[np.int64], latest_hour: int | None) -> NDArray[np.bool_]:
         use = np.ones(len(hours), np.bool_)
@@ -343,50 +313,15 @@ class MerchantRiskLedger:
             use &= ~old
         return use
 
-    def _take_label(self, row: int, event: int, is_fraud: bool, labelled_at: int, hour: int) -> bool:
-        frauds = self._fraud_labels.setdefault(row, {})
-        genuine = self._genuine_labels.setdefault(row, {})
-        before = (*frauds[event], True) if event in frauds else (*genuine[event], False) if event in genuine else None
-        if before is not None and (labelled_at, is_fraud, hour) <= (before[0], before[2], before[1]):
-            return False
-        if is_fraud and event not in frauds and len(frauds) >= MAX_FRAUDS:
-            self._drop_old(frauds)
-            if len(frauds) >= MAX_FRAUDS:
-                self.skipped["label_limit"] += 1
-                return False
-        if before is not None and before[2]:
-            self._frauds.bump(row, frauds.pop(event)[1], -1)
-        genuine.pop(event, None)
-        if is_fraud:
-            frauds[event] = (labelled_at, hour)
-            self._frauds.bump(row, hour, 1)
-        else:
-            genuine[event] = (labelled_at, hour)
-            if len(genuine) > MAX_GENUINE:
-                del genuine[min(genuine, key=genuine.__getitem__)]
-        return True
-
-    def _drop_old(self, labels: Labels) -> Labels:
-        """Forgets labels of hours that are over, and returns what is left."""
-        for event in [event for event, (_, hour) in labels.items() if self._frauds.is_over(hour)]:
-            del labels[event]
-        return labels
-
-    def _has_labels(self, row: int) -> bool:
-        return any(self._drop_old(book.get(row, {})) for book in (self._fraud_labels, self._genuine_labels))
-
     def _record(self, row: int, hours: NDArray[np.int64], counts: NDArray[np.int64]) -> MerchantRecord:
+        frauds, genuine = self._labels.pack(row)
         return MerchantRecord(
             covers={source: int(covers[row]) for source, covers in self._covers.items() if covers[row] >= 0},
             hours=hours.astype("<i4").tobytes(),
             counts=counts.astype("<i4").tobytes(),
-            frauds=self._packed(self._fraud_labels.get(row, {})),
-            genuine=self._packed(self._genuine_labels.get(row, {})),
+            frauds=frauds,
+            genuine=genuine,
         )
-
-    def _packed(self, labels: Labels) -> bytes:
-        young = self._drop_old(labels)
-        return np.array([(event, at, hour) for event, (at, hour) in young.items()], LABEL_ROW).tobytes()
 
     def _messages(self, figures: Figures, rows: NDArray[np.int64]) -> list[MerchantRisk]:
         columns = np.vstack([figures.counts[:, rows], figures.frauds[:, rows]]).tolist()
@@ -396,42 +331,3 @@ class MerchantRiskLedger:
             MerchantRisk(name, figures.as_of_ms, self.delay_days, *whole)
             for name, *whole in zip(names, *columns, *rates, strict=True)
         ]
-
-
-class _Told:
-    """What was told of each row, so that only news is told."""
-
-    def __init__(self) -> None:
-        self._known = np.zeros(0, np.bool_)
-        self._whole = np.zeros((6, 0), np.int64)
-        self._rates = np.zeros((3, 0))
-
-    def news(self, figures: Figures, tolerance: float) -> NDArray[np.int64]:
-        """Rows whose figures differ from what was told."""
-        self._grow(len(figures.known))
-        whole = np.vstack([figures.counts, figures.frauds])
-        moved = np.abs(figures.rates - self._rates) > tolerance * self._rates
-        differs = (whole != self._whole).any(axis=0) | moved.any(axis=0)
-        return np.flatnonzero((figures.known != self._known) | (figures.known & differs))
-
-    def tell(self, figures: Figures, rows: NDArray[np.int64]) -> None:
-        """Notes that the figures of these rows were told."""
-        self._known[rows] = figures.known[rows]
-        self._whole[:, rows] = np.vstack([figures.counts, figures.frauds])[:, rows]
-        self._rates[:, rows] = figures.rates[:, rows]
-
-    def forget(self, rows: list[int]) -> None:
-        """Nothing was told of these rows."""
-        rows = [row for row in rows if row < len(self._known)]
-        self._known[rows] = False
-
-    def _grow(self, rows: int) -> None:
-        more = rows - len(self._known)
-        if more > 0:
-            self._known = np.pad(self._known, (0, more))
-            self._whole = np.pad(self._whole, ((0, 0), (0, more)))
-            self._rates = np.pad(self._rates, ((0, 0), (0, more)))
-
-
-def _digest(event_id: str) -> int:
-    return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little")
