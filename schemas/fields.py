@@ -15,12 +15,19 @@ Word = Annotated[str, Meta(max_length=256, extra={"kind": "word"})]
 Share = Annotated[float, Meta(ge=0, le=1)]
 """A probability or a rate."""
 
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""A number of things, or a place in a sequence of them."""
+
+Age = Annotated[int, Meta(ge=0, le=130)]
+"""Years."""
 
 Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
 
-EpochMs = Annotated[int, Meta(description="Milliseconds since 1970-01-01T00:00:00Z.", extra={"kind": "time"})]
+EpochMs = Annotated[
+    int,
+    Meta(ge=-(2**63), le=2**63 - 1, description="Milliseconds since 1970-01-01T00:00:00Z.", extra={"kind": "time"}),
+]
 """A time as we write it."""
 
 Time = Annotated[

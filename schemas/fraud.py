@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.dead_letter import dead_letter_topic
-from schemas.fields import Count, EpochMs, Latitude, Longitude, Name, Share, Time, Word
+from schemas.fields import Age, Count, EpochMs, Latitude, Longitude, Name, Share, Time, Word
 from schemas.topics import TableSpec, TopicType
 
 Currency = Annotated[str, Meta(min_length=3, max_length=3, extra={"kind": "word"})]
@@ -29,7 +29,7 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
     merchant_lon: Longitude | None = None
     home_lat: Latitude | None = None
     home_lon: Longitude | None = None
-    age: Annotated[int, Meta(ge=0, le=130)] | None = None
+    age: Age | None = None
     gender: Word | None = None
     region: Word | None = None
 
@@ -53,7 +53,7 @@ class FraudScore(msgspec.Struct, frozen=True, gc=False):
     """`approve`, `review` or `decline`."""
     reasons: list[Reason]
     """The strongest first; empty where the decision is `approve`."""
-    features: dict[str, float | None]
+    features: dict[Word, float | None]
     """What the model was given, by name; null where a value is unknown."""
     model: Word
     """`name@version`."""
@@ -66,7 +66,7 @@ class FraudScore(msgspec.Struct, frozen=True, gc=False):
     amount: float
     category: Word | None = None
     currency: Word = "USD"
-    age: int | None = None
+    age: Age | None = None
     gender: Word | None = None
     region: Word | None = None
 
@@ -150,7 +150,7 @@ TOPICS = [
     TopicType(
         name="merchant-tallies",
         message=MerchantTally,
-        key="none",
+        key="the source partition, `topic/partition`, so that its tallies keep their order",
         direction="internal",
         description="Transactions per merchant and hour, one message per source partition and transaction of a worker.",
     ),

@@ -1,0 +1,135 @@
+"""Rows as Arrow, column by column: what is nested is flattened first, so that no Python object is made per cell."""
+
+from __future__ import annotations
+
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from msgspec import inspect
+
+from schemas._nodes import Node, fields_of, node_of
+from schemas.times import parse_times
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from schemas.clickhouse import Column, Table
+
+# What DateTime64(3) can hold (its documentation): 1900-01-01 to 2299-12-31.
+EARLIEST_MS, LATEST_MS = -2_208_988_800_000, 10_413_791_999_999
+
+_TIME = pa.timestamp("ms", tz="UTC")
+
+
+class Coordinates(Protocol):
+    """Where a row came from; a `Record` is one."""
+
+    @property
+    def topic(self) -> str:
+        """Kafka topic."""
+
+    @property
+    def partition(self) -> int:
+        """Kafka partition."""
+
+    @property
+    def offset(self) -> int:
+        """Kafka offset."""
+
+    @property
+    def timestamp_ms(self) -> int:
+        """Kafka's timestamp."""
+
+
+_COORDINATES: dict[str, tuple[pa.DataType, Callable[[Sequence[Coordinates]], pa.Array]]] = {
+    "_topic": (pa.string(), lambda records: pa.array([r.topic for r in records], pa.string())),
+    "_partition": (pa.uint32(), lambda records: pa.array([r.partition for r in records], pa.uint32())),
+    "_offset": (pa.uint64(), lambda records: pa.array([r.offset for r in records], pa.uint64())),
+    "_timestamp": (_TIME, lambda records: _times([r.timestamp_ms for r in records])),
+}
+
+
+def arrow_schema(table: Table) -> pa.Schema:
+    """The Arrow schema of a table's rows, coordinates included."""
+    return pa.schema([pa.field(column.name, _type_of(column)) for column in table.columns])
+
+
+def to_arrow(table: Table, rows: Sequence[Any], coordinates: Sequence[Coordinates]) -> pa.Table:
+    """Rows of a table with where each came from, ready to be inserted.
+
+    Times of senders must have gone through `read_rows`, which refuses what is none. Our own times are cut to what
+    ClickHouse can hold.
+    """
+    if len(rows) != len(coordinates):
+        raise ValueError(f"{len(rows)} rows and {len(coordinates)} coordinates for table {table.name}.")
+    arrays = [
+        _COORDINATES[column.name][1](coordinates)
+        if column.node is None
+        else _array(column.node, [getattr(row, column.name) for row in rows])
+        for column in table.columns
+    ]
+    return pa.table(arrays, schema=arrow_schema(table))
+
+
+def _type_of(column: Column) -> pa.DataType:
+    return _COORDINATES[column.name][0] if column.node is None else arrow_type(column.node)
+
+
+def arrow_type(node: Node) -> pa.DataType:
+    """The Arrow type of a value."""
+    if node.kind == "time":
+        return _TIME
+    match node.type:
+        case inspect.StrType() | inspect.LiteralType() | inspect.EnumType():
+            return pa.string()
+        case inspect.BytesType():
+            return pa.binary()
+        case inspect.BoolType():
+            return pa.bool_()
+        case inspect.IntType(ge=ge):
+            return pa.int64() if ge is None or ge < 0 else pa.uint64()
+        case inspect.FloatType():
+            return pa.float64()
+        case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
+            return pa.list_(arrow_type(node_of(item)))
+        case inspect.DictType(key_type=key, value_type=value):
+            return pa.map_(arrow_type(node_of(key)), arrow_type(node_of(value)))
+        case inspect.StructType(cls=cls):
+            return pa.struct([pa.field(field.name, arrow_type(field.node)) for field in fields_of(cls)])
+    raise TypeError(f"{node.type} has no Arrow type.")
+
+
+def _array(node: Node, values: list[Any]) -> pa.Array:
+    if node.kind == "time":
+        return _times(values if isinstance(node.type, inspect.IntType) else _parsed(values))
+    match node.type:
+        case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
+            return pa.ListArray.from_arrays(_offsets(values), _array(node_of(item), list(chain.from_iterable(values))))
+        case inspect.DictType(key_type=key, value_type=value):
+            keys = _array(node_of(key), list(chain.from_iterable(values)))
+            items = _array(node_of(value), list(chain.from_iterable(map(dict.values, values))))
+            return pa.MapArray.from_arrays(_offsets(values), keys, items)
+        case inspect.StructType(cls=cls):
+            names = [field.name for field in fields_of(cls)]
+            columns = [_array(field.node, [getattr(v, field.name) for v in values]) for field in fields_of(cls)]
+            return pa.StructArray.from_arrays(columns, names=names)
+    return pa.array(values, arrow_type(node))
+
+
+def _offsets(values: Sequence[Any]) -> pa.Array:
+    return pa.array(list(accumulate(map(len, values), initial=0)), pa.int32())
+
+
+def _times(values: list[int] | list[int | None]) -> pa.Array:
+    """Milliseconds as timestamps, cut to what ClickHouse can hold; None stays null."""
+    missing = np.fromiter((value is None for value in values), dtype=bool, count=len(values))
+    times = np.array([value or 0 for value in values] if missing.any() else values, dtype=np.int64)
+    return pa.array(np.clip(times, EARLIEST_MS, LATEST_MS), mask=missing).cast(_TIME)
+
+
+def _parsed(values: list[Any]) -> list[int | None]:
+    times, reasons = parse_times([0 if value is None else value for value in values])
+    assert not reasons, "This is a bug: read_rows lets no such time through."
+    return [None if value is None else time for value, time in zip(values, times.tolist(), strict=True)]
