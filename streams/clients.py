@@ -1,0 +1,290 @@
+"""Kafka for people's commands: read a topic to its end, write with every delivery checked. The hot path has its own.
+
+Reading takes no part in a consumer group, so that looking at a topic never moves anybody's offsets.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from streams.errors import HeadraceError
+from streams.source import record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from schemas.envelope import Message, Record
+
+__all__ = [
+    "DeliveryError",
+    "Mover",
+    "Reader",
+    "TopicMissingError",
+    "UnreachableError",
+    "Writer",
+    "partitions_of",
+    "reach",
+]
+
+_TIMEOUT_S = 15.0
+_POLL_S = 0.2
+_AT_ONCE = 1000
+
+
+class UnreachableError(HeadraceError):
+    """No broker answered."""
+
+
+class TopicMissingError(HeadraceError):
+    """The topic is not there."""
+
+
+class DeliveryError(HeadraceError):
+    """Messages did not reach Kafka."""
+
+
+def reach(config: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> dict[str, int]:
+    """The topics of the cluster with their numbers of partitions.
+
+    Raises:
+        UnreachableError: No broker answered in time, or it refused us.
+    """
+    consumer = Consumer({**config, "group.id": "headrace-look", "log_level": 0, "error_cb": lambda _error: None})
+    try:
+        seen = consumer.list_topics(timeout=timeout_s).topics
+    except KafkaException as error:
+        raise _unreachable(config, error) from error
+    finally:
+        consumer.close()
+    return {name: len(topic.partitions) for name, topic in seen.items()}
+
+
+def partitions_of(config: Mapping[str, Any], topic: str) -> int:
+    """How many partitions a topic has.
+
+    Raises:
+        UnreachableError: No broker answered.
+        TopicMissingError: The topic is not there; the message names those that are.
+    """
+    topics = reach(config)
+    if topic not in topics:
+        visible = sorted(name for name in topics if not name.startswith("__"))
+        names = ", ".join(visible) or "none at all"
+        raise TopicMissingError(f"no topic {topic!r} at {config.get('bootstrap.servers')}; there are {names}")
+    return topics[topic]
+
+
+class Reader:
+    """Reads the committed messages of a topic; a context manager.
+
+    Args:
+        config: librdkafka's settings: `bootstrap.servers` and security.
+        topic: What to read.
+        start: Where: the `beginning`, the `end`, or an offset per partition, which leaves the others out.
+
+    Raises:
+        UnreachableError: No broker answered.
+        TopicMissingError: The topic is not there.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        topic: str,
+        start: Literal["beginning", "end"] | Mapping[int, int] = "beginning",
+    ) -> None:
+        self._topic = topic
+        if isinstance(start, str):
+            at = OFFSET_BEGINNING if start == "beginning" else OFFSET_END
+            start = dict.fromkeys(range(partitions_of(config, topic)), at)
+        self._consumer = Consumer(
+            {
+                **config,
+                "group.id": "headrace-look",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 50,
+            }
+        )
+        # Where each partition ended when reading began: a topic that is written to has no other end.
+        self._ends = {p: self._watermark(config, p) for p in start}
+        self._consumer.assign([TopicPartition(topic, p, offset) for p, offset in start.items()])
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def records(self, *, follow: bool = False) -> Iterator[Record]:
+        """Records of all partitions as they come, until the end as it was at the start; for ever with `follow`."""
+        open_partitions = {p for p, end in self._ends.items() if follow or end > 0}
+        while open_partitions:
+            for message in self._consumer.consume(_AT_ONCE, _POLL_S):
+                error = message.error()
+                if error is None:
+                    read = record(message)
+                    end = self._ends[read.partition]
+                    if follow or read.offset < end:
+                        yield read
+                    if not follow and read.offset >= end - 1:
+                        open_partitions.discard(read.partition)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    if not follow:
+                        open_partitions.discard(message.partition() or 0)
+                elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
+                    raise UnreachableError(f"reading {self._topic}: {error.str()}")
+
+    def _watermark(self, config: Mapping[str, Any], partition: int) -> int:
+        try:
+            _low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), _TIMEOUT_S)
+        except KafkaException as error:
+            raise _unreachable(config, error) from error
+        return int(high)
+
+
+class Writer:
+    """Writes messages outside of any transaction; every delivery is checked. A context manager.
+
+    Args:
+        config: librdkafka's settings: `bootstrap.servers` and security.
+        on_delivered: Called for each message that reached Kafka.
+    """
+
+    def __init__(self, config: Mapping[str, Any], on_delivered: Callable[[], None] = lambda: None) -> None:
+        self.delivered = 0
+        self.failures: list[str] = []
+        self._on_delivered = on_delivered
+        self._producer = Producer(
+            {
+                **config,
+                "acks": "all",
+                "enable.idempotence": True,
+                "compression.type": "lz4",
+                "linger.ms": 5,
+                "message.max.bytes": 16_000_000,
+                # The default of Java's and Faust's producers, so that a key's partition is the same whoever writes it.
+                "partitioner": "murmur2_random",
+            }
+        )
+
+    def send(self, message: Message) -> None:
+        """Hands a message over; waits where the queue is full.
+
+        Raises:
+            DeliveryError: It can never be delivered: too large, or no such topic.
+        """
+        arguments: dict[str, Any] = {"headers": list(message.headers), "on_delivery": self._note}
+        if message.partition is not None:
+            arguments["partition"] = message.partition
+        while True:
+            try:
+                self._producer.produce(message.topic, message.value, message.key, **arguments)
+                break
+            except BufferError:
+                self._producer.poll(_POLL_S)
+            except KafkaException as error:
+                raise DeliveryError(f"{message.topic}: {error.args[0].str()}") from error
+        self._producer.poll(0)
+
+    def finish(self, timeout_s: float = 60.0) -> None:
+        """Waits until every message is delivered.
+
+        Raises:
+            DeliveryError: Some were not; the message says how many, and why.
+        """
+        waiting = self._producer.flush(timeout_s)
+        if self.failures or waiting:
+            reasons = ", ".join(sorted(set(self.failures))) or f"no answer in {timeout_s:.0f} s"
+            raise DeliveryError(f"{len(self.failures) + waiting} messages were not delivered: {reasons}")
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self._producer.purge()
+
+    def _note(self, error: KafkaError | None, _message: object) -> None:
+        if error is None:
+            self.delivered += 1
+            self._on_delivered()
+        else:
+            self.failures.append(error.str())
+
+
+class Mover:
+    """Writes messages and remembers, in the same transaction, which messages of another topic they came from.
+
+    What is remembered stands as offset and metadata of a consumer group that nobody joins. A second mover of the same
+    name fences the first.
+    """
+
+    def __init__(self, config: Mapping[str, Any], group: str, topic: str) -> None:
+        self._topic = topic
+        self._began = False
+        self._consumer = Consumer({**config, "group.id": group, "enable.auto.commit": False})
+        self._producer = Producer(
+            {**config, "transactional.id": group, "compression.type": "lz4", "partitioner": "murmur2_random"}
+        )
+
+    def remembered(self, partitions: Sequence[int]) -> dict[int, tuple[int, str]]:
+        """Offset and metadata per partition; (0, "") where nothing is remembered."""
+        asked = [TopicPartition(self._topic, partition) for partition in partitions]
+        try:
+            answers = self._consumer.committed(asked, timeout=_TIMEOUT_S)
+        except KafkaException as error:
+            raise UnreachableError(f"offsets of {self._topic}: {error.args[0].str()}") from error
+        return {tp.partition: (max(0, tp.offset), tp.metadata or "") for tp in answers}
+
+    def move(self, messages: Sequence[Message], remember: Mapping[int, tuple[int, str]]) -> None:
+        """Writes the messages and replaces what is remembered, all or nothing.
+
+        Raises:
+            DeliveryError: Nothing was written.
+        """
+        offsets = [
+            TopicPartition(self._topic, partition, offset, metadata)
+            for partition, (offset, metadata) in remember.items()
+        ]
+        try:
+            if not self._began:
+                self._producer.init_transactions(_TIMEOUT_S)
+                self._began = True
+            self._producer.begin_transaction()
+            for message in messages:
+                self._produce(message)
+            self._producer.send_offsets_to_transaction(offsets, self._consumer.consumer_group_metadata(), _TIMEOUT_S)
+            self._producer.commit_transaction(_TIMEOUT_S)
+        except KafkaException as error:
+            raise DeliveryError(f"nothing was written: {error.args[0].str()}") from error
+
+    def close(self) -> None:
+        """Leaves; an open transaction is left to Kafka to abort."""
+        self._producer.purge()
+        self._consumer.close()
+
+    def _produce(self, message: Message) -> None:
+        deadline = time.monotonic() + _TIMEOUT_S
+        while True:
+            try:
+                self._producer.produce(message.topic, message.value, message.key, headers=list(message.headers))
+                return
+            except BufferError:
+                if time.monotonic() > deadline:
+                    raise DeliveryError(f"{message.topic}: no room for another message") from None
+                self._producer.poll(_POLL_S)
+
+
+def _unreachable(config: Mapping[str, Any], error: KafkaException) -> UnreachableError:
+    reason = error.args[0].str()
+    return UnreachableError(
+        f"no broker answers at {config.get('bootstrap.servers')}: {reason}. Is it running, and HEADRACE_KAFKA right?"
+    )
