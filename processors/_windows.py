@@ -154,7 +154,8 @@ class KeyedWindows:
         slot = self._slots.get(partition, {}).get(key)
         if slot is None:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        index = np.arange(max(self.regions.begin[slot], self.regions.end[slot] - self.max_events), self.regions.end[slot])
+        end = self.regions.end[slot]
+        index = np.arange(max(self.regions.begin[slot], end - self.max_events), end)
         index = index[self.regions.time[index] > self.watermarks.get(partition, NEVER) - self.horizon_ms]
         return self.regions.time[index], self.regions.amounts(index, np.full(len(index), slot))
 
@@ -365,8 +366,8 @@ class KeyedWindows:
         np.maximum.at(previous, later, time)
         ends = np.cumsum(np.bincount(later, minlength=len(rows)))
         for span, size in enumerate(self.spans_ms):
-            inside = time > rows.times[later] - size
-            for column, values in ((counts, inside.astype(np.int64)), (sums, np.where(inside, rows.amounts[earlier], 0))):
+            inside = (time > rows.times[later] - size).astype(np.int64)
+            for column, values in ((counts, inside), (sums, inside * rows.amounts[earlier])):
                 upto = np.concatenate([[0], np.cumsum(values)])[ends]
                 column[:, span] += np.diff(upto, prepend=0)
 

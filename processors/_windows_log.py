@@ -16,13 +16,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from processors._regions import NEVER, Ints, ranges, running
 from processors._windows import BLOCK, CLEAN, KeyedWindows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
 
 EVENTS, WATERMARK = b"w", b"m"
 
@@ -82,7 +83,7 @@ def _watermark(time: int) -> bytes:
 
 
 def _read_watermark(value: bytes) -> int:
-    if len(value) != 8:  # noqa: PLR2004
+    if len(value) != 8:
         raise ChangelogError(f"The watermark of the changelog has {len(value)} bytes instead of 8.")
     return int.from_bytes(value, "little", signed=True)
 
@@ -119,9 +120,7 @@ def _marks(windows: KeyedWindows, slot: Ints, is_last: NDArray[np.bool_]) -> dic
     return {row: packed[at * _MARK_BYTES : (at + 1) * _MARK_BYTES] for at, row in enumerate(rows.tolist())}
 
 
-def _restore_blocks(
-    windows: KeyedWindows, partition: int, names: list[bytes], entries: Mapping[bytes, bytes]
-) -> None:
+def _restore_blocks(windows: KeyedWindows, partition: int, names: list[bytes], entries: Mapping[bytes, bytes]) -> None:
     size = len(names[0])
     if size <= 1 + _NUMBER_BYTES or set(map(len, names)) != {size}:
         raise ChangelogError("The changelog holds window entries with keys of different lengths.")

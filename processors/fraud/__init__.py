@@ -1,0 +1,1 @@
+"""Card transactions to fraud scores."""
