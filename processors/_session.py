@@ -91,15 +91,21 @@ class Session:
         self.providers: tuple[str, ...] = tuple(runtime.get_providers())
         self._runtime = runtime
         self._log = log
-        self._fixed = _contract.fixed_batch(contract, _declared(runtime.get_inputs()))
+        self.fixed_batch = _contract.fixed_batch(contract, _declared(runtime.get_inputs()))
+        """Rows that the file insists on; None where it takes any."""
         names = [tensor.name for tensor in contract.outputs]
         self._run_once = (
             _HostRunner(runtime, names) if device is None else _DeviceRunner(runtime, names, device, device_id)
         )
         self._rows = Rows(
-            self._run_once, contract, name=name, slice_size=slice_size or _UNMEASURED_SLICE, fixed=self._fixed, pad=pad
+            self._run_once,
+            contract,
+            name=name,
+            slice_size=slice_size or _UNMEASURED_SLICE,
+            fixed=self.fixed_batch,
+            pad=pad,
         )
-        self._warm_up(measure=not slice_size and not self._fixed)
+        self._warm_up(measure=not slice_size and not self.fixed_batch)
 
     @classmethod
     def open(
@@ -201,7 +207,7 @@ class Session:
 
         row_bytes = max(1, sum(array.nbytes for array in self._rows.known_good.values()))
         most = max(1, _MEASURED_BYTES // row_bytes)
-        sizes = (self._fixed,) if self._fixed else tuple(size for size in _curve.SIZES if size <= most)
+        sizes = (self.fixed_batch,) if self.fixed_batch else tuple(size for size in _curve.SIZES if size <= most)
         self.curve = _curve.measure(run, sizes, budget_s)
         return self.curve
 
@@ -221,16 +227,21 @@ class Session:
             return
         if measure:
             self._rows.slice = _curve.pick(self.measure())
-        padded = self._rows.pad and not self._fixed
+        padded = self._rows.pad and not self.fixed_batch
         for size in _slices.buckets(self.slice) if padded else sorted({1, self.slice}):
             self._rows.run(self._rows.made_up(size))
         self._rows.last_run_ms = 0.0
-        if self._fixed == 1:
+        if self.fixed_batch == 1:
             self._log.warning(
                 "%s: its file fixes the batch axis to 1, so rows run one by one; "
                 "`headrace models dynamic SRC DST` makes a file that takes any number",
                 self.name,
             )
+
+
+def available_providers() -> tuple[str, ...]:
+    """The execution providers that this install of ONNX Runtime has."""
+    return tuple(onnxruntime.get_available_providers())
 
 
 class _HostRunner:
