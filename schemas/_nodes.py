@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,6 +31,7 @@ class Field(msgspec.Struct, frozen=True):
     default: Any
 
 
+@cache
 def fields_of(type_: type[msgspec.Struct]) -> list[Field]:
     """The fields in the order of their declaration, under the names that they have in a message."""
     info = inspect.type_info(type_)

@@ -1,7 +1,7 @@
 """Bytes to typed events and back, batch in and batch out.
 
 Decoding never raises for what a message holds: what cannot be read comes back as a `Reject` and the others go on.
-It raises only where the world is at fault (`RegistryUnavailable`), so that the caller aborts and tries again.
+It raises only where the world is at fault (`RegistryUnavailableError`), so that the caller aborts and tries again.
 """
 
 from __future__ import annotations
@@ -144,14 +144,29 @@ class JsonCodec(Generic[T]):
 
 
 def codec_for(
-    topic: str, type_: type[T], settings: TopicFormat | None = None, registry: RegistryAddress | None = None
+    topic: str,
+    type_: type[T],
+    settings: TopicFormat | None = None,
+    registry: RegistryAddress | None = None,
+    max_bytes: int = MAX_PAYLOAD_BYTES,
 ) -> Codec[T]:
     """The codec of a topic's values: JSON unless the topic's settings say Avro or Protobuf.
 
     Called once per topic at start. Avro and Protobuf register the type's schema under `<topic>-value` when they
-    first encode, and raise `RegistryUnavailable` where the registry cannot be reached.
+    first encode, and raise `RegistryUnavailableError`, an OSError, where the registry cannot be asked.
     """
     format_ = settings.format if settings is not None else "json"
     if format_ == "json":
-        return JsonCodec(type_)
+        return JsonCodec(type_, max_bytes)
+    # Imported here: most topics are JSON, and these bring an HTTP client and two serialisation libraries with them.
+    from schemas._registry import connect_to
+
+    if format_ == "avro":
+        from schemas._avro import AvroCodec
+
+        return AvroCodec(topic, type_, connect_to(topic, registry), max_bytes)
+    if format_ == "protobuf":
+        from schemas._protobuf import ProtobufCodec
+
+        return ProtobufCodec(topic, type_, connect_to(topic, registry), max_bytes)
     raise ValueError(f"Topic {topic} has the format {format_!r}; use json, avro or protobuf.")
