@@ -1,0 +1,137 @@
+"""Whether the monitor gets on: how far it has come against how far its topics reach.
+
+Consumers of this kind are known to stop in silence: alive, in the group, and reading nothing. So a thread with a Kafka
+client of its own asks where the topics end. A partition is stalled where there is something to read and its position
+has not moved; a process that is stalled for too long leaves, and whoever supervises it starts it again. Nothing is
+lost by that: what was read and not yet kept is read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+log = logging.getLogger(__name__)
+
+Partition = tuple[str, int]
+
+EXIT_STALLED = 75
+"""`EX_TEMPFAIL` of sysexits.h: try again."""
+
+_LOOK_S = 1.0
+_ANSWER_S = 10.0
+
+
+class Progress:
+    """Pure: since when which partition has not moved although there is something to read."""
+
+    def __init__(self) -> None:
+        self.lag: dict[Partition, int] = {}
+        self._reached: dict[Partition, int] = {}
+        self._waiting_since: dict[Partition, float] = {}
+
+    def observe(self, now: float, reached: Mapping[Partition, int], ends: Mapping[Partition, int]) -> None:
+        """Takes positions and ends; partitions without a position yet count from their first end."""
+        self.lag = {partition: max(0, end - reached.get(partition, 0)) for partition, end in ends.items()}
+        for partition, lag in self.lag.items():
+            moved = reached.get(partition, 0) != self._reached.get(partition, 0)
+            if moved or not lag:
+                self._waiting_since.pop(partition, None)
+            if lag:
+                self._waiting_since.setdefault(partition, now)
+        self._reached = dict(reached)
+
+    def forgive(self) -> None:
+        """Starts over, as after a time in which the broker was away."""
+        self._waiting_since.clear()
+
+    def stalled_s(self, now: float) -> float:
+        """How long the partition that waits longest has waited."""
+        return now - min(self._waiting_since.values(), default=now)
+
+    def stalled(self) -> list[str]:
+        """Names of the partitions that wait."""
+        return [f"{topic}/{partition} (lag {self.lag[topic, partition]})" for topic, partition in self._waiting_since]
+
+
+class Watchdog:
+    """Watches from a thread of its own, so that a blocked event loop is seen too."""
+
+    def __init__(
+        self,
+        client_settings: Mapping[str, Any],
+        topics: tuple[str, ...],
+        reached: Callable[[], Mapping[Partition, int]],
+        timeout_s: float,
+        on_lag: Callable[[Mapping[Partition, int]], None],
+    ) -> None:
+        self._settings = client_settings
+        self._topics = topics
+        self._reached = reached
+        self._timeout_s = timeout_s
+        self._on_lag = on_lag
+        self._progress = Progress()
+        self._stop = threading.Event()
+        self._broker_answers = False
+
+    def start(self) -> None:
+        """Begins to watch."""
+        threading.Thread(target=lambda: asyncio.run(self._watch()), name="watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends watching, before an orderly end of the process."""
+        self._stop.set()
+
+    def live(self) -> bool:
+        """Whether there was progress, or nothing to do, in half the time after which the process would leave."""
+        return self._progress.stalled_s(time.monotonic()) < self._timeout_s / 2
+
+    def ready(self) -> bool:
+        """Whether the broker answers and the monitor gets on."""
+        return self._broker_answers and self.live()
+
+    async def _watch(self) -> None:
+        while not self._stop.is_set():
+            try:
+                await self._look_until_lost()
+            except Exception as error:
+                self._broker_answers = False
+                log.warning("no answer from the broker: %s", error)
+                self._progress.forgive()
+                await asyncio.sleep(_LOOK_S)
+
+    async def _look_until_lost(self) -> None:
+        async with AIOKafkaConsumer(**self._settings, isolation_level="read_committed") as client:
+            while not self._stop.is_set():
+                ends = await asyncio.wait_for(self._ends(client), _ANSWER_S)
+                self._broker_answers = True
+                self._progress.observe(time.monotonic(), self._reached(), ends)
+                self._on_lag(self._progress.lag)
+                if self._progress.stalled_s(time.monotonic()) > self._timeout_s:
+                    leave(f"no progress for {self._timeout_s:.0f} s on {', '.join(self._progress.stalled())}")
+                await asyncio.sleep(_LOOK_S)
+
+    async def _ends(self, client: AIOKafkaConsumer) -> dict[Partition, int]:
+        partitions = []
+        for topic in self._topics:
+            if topic not in await client.topics():
+                continue
+            partitions += [TopicPartition(topic, number) for number in client.partitions_for_topic(topic) or ()]
+        ends = await client.end_offsets(partitions)
+        return {(partition.topic, partition.partition): end for partition, end in ends.items()}
+
+
+def leave(why: str, code: int = EXIT_STALLED) -> NoReturn:
+    """Ends the process at once: an orderly end would wait for what does not answer, and commit what was not kept."""
+    log.critical("%s: leaving, to be started again", why)
+    logging.shutdown()
+    os._exit(code)

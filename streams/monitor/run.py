@@ -1,0 +1,105 @@
+"""The process of a monitor: its topics, its lock, its endpoint and watchdog, and the Faust app."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, NoReturn
+
+from schemas.codec import codec_for
+from schemas.fraud import MerchantRisk, MerchantTally, TransactionLabel
+from streams.errors import StopError
+from streams.local import endpoints
+from streams.local.connection import kafka_config
+from streams.local.locks import DirectoryLock
+from streams.local.topics import TopicSpec, ensure_topics
+from streams.monitor import _kafka
+from streams.monitor._app import run_app
+from streams.monitor._progress import Watchdog
+from streams.monitor.merchant_risk import (
+    CHANGELOG,
+    DEAD_LETTERS,
+    INPUTS,
+    LABELS,
+    RISK,
+    TALLIES,
+    MerchantRiskMonitor,
+)
+from streams.observe.health import Endpoint
+from streams.observe.metrics import MonitorMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ENDPOINT = "monitor"
+
+
+class UnknownMonitorError(StopError):
+    """A domain without a monitor."""
+
+
+def run_monitor(settings: Settings, domain: str = "fraud") -> NoReturn:
+    """Runs the monitor of a domain in the foreground, and exits the process: 0 when it was asked to end.
+
+    Raises:
+        UnknownMonitorError: The domain has none.
+        NoBrokerError: No cluster is configured and no embedded broker runs.
+        TopicsError: The topics could not be made.
+        LockedError: Another monitor runs on this data directory.
+    """
+    if domain != "fraud":
+        raise UnknownMonitorError(f"no monitor for the domain {domain!r}; there is one for: fraud")
+    config = kafka_config(settings)
+    folder = settings.data.absolute() / "monitor"
+    folder.mkdir(parents=True, exist_ok=True)
+    DirectoryLock.acquire(folder, "a monitor")
+    _ensure(config, settings)
+    metrics = MonitorMetrics()
+    monitor = MerchantRiskMonitor(
+        config,
+        folder,
+        settings.monitor,
+        codec_for(LABELS, TransactionLabel, settings.topics.get(LABELS), settings.registry),
+        codec_for(TALLIES, MerchantTally, settings.topics.get(TALLIES), settings.registry),
+        codec_for(RISK, MerchantRisk, settings.topics.get(RISK), settings.registry),
+        metrics,
+    )
+    watchdog = Watchdog(
+        _kafka.client_settings(config), INPUTS, monitor.reached, settings.monitor.stall_timeout_s, metrics.observe_lag
+    )
+    endpoint = Endpoint(
+        metrics.registry,
+        ready=lambda: monitor.recovered and watchdog.ready(),
+        live=watchdog.live,
+        host=settings.metrics.host,
+        port=settings.monitor.web_port,
+    )
+    endpoints.publish(settings.data, ENDPOINT, endpoint.url)
+    watchdog.start()
+    log.info("monitor of %s on %s; health at %s/health/ready", domain, config["bootstrap.servers"], endpoint.url)
+    try:
+        run_app(monitor.app)
+    finally:
+        watchdog.stop()
+        endpoint.close()
+        endpoints.withdraw(settings.data, ENDPOINT)
+
+
+def _ensure(config: Mapping[str, str], settings: Settings) -> None:
+    partitions, replication = settings.kafka.partitions, settings.kafka.replication
+    ensured = ensure_topics(
+        config,
+        {
+            TALLIES: TopicSpec(partitions, {}, replication),
+            LABELS: TopicSpec(partitions, {}, replication),
+            DEAD_LETTERS: TopicSpec(partitions, {}, replication),
+            RISK: TopicSpec.compacted(partitions, replication),
+            # One partition, so that whatever partition an event came from, a merchant's records are in one order.
+            CHANGELOG: TopicSpec.compacted(1, replication),
+        },
+    )
+    for difference in ensured.differences:
+        log.warning("%s", difference)
