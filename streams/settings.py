@@ -185,7 +185,14 @@ class MonitorSettings(Section, frozen=True, forbid_unknown_fields=True):
     """The Faust app beside the hot path."""
 
     label_delay_days: PositiveFloat = 7.0
+    prior_weight: PositiveFloat = 10.0
+    """Transactions that the overall fraud rate weighs against a merchant's own."""
+    flush_interval_s: PositiveFloat = 0.5
+    """What was read in this time is kept together: one record per key, however often it occurs."""
     emit_interval_s: PositiveFloat = 1.0
+    """Figures are told at most this often."""
+    stall_timeout_s: PositiveFloat = 60.0
+    """Without progress for this long while there is something to read, the monitor leaves, to be started again."""
     web_port: Port = 0
 
 

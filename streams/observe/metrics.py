@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
     from schemas.envelope import Reject
 
-__all__ = ["LATENCY_BUCKETS_S", "SIZE_BUCKETS", "STAGES", "STAGE_BUCKETS_S", "SinkMetrics", "WorkerMetrics"]
+__all__ = [
+    "LATENCY_BUCKETS_S",
+    "SIZE_BUCKETS",
+    "STAGES",
+    "STAGE_BUCKETS_S",
+    "MonitorMetrics",
+    "SinkMetrics",
+    "WorkerMetrics",
+]
 
 STAGES = ("poll", "prepare", "execute", "interpret", "produce", "commit")
 # From a single event on a fast model (50 µs) to a transaction close to its time-out.
@@ -131,6 +139,46 @@ class SinkMetrics:
     def observe_unreadable(self, count: int = 1) -> None:
         """Counts messages that could not be made rows."""
         self._unreadable.inc(count)
+
+    def observe_lag(self, lag: Mapping[tuple[str, int], int]) -> None:
+        """Shows the lag per (topic, partition) held now, and of no other."""
+        _show(self._lag, lag)
+
+
+class MonitorMetrics:
+    """The metrics of the monitor; `registry` is what its endpoint serves."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        own = self.registry
+        self._read = Counter("headrace_monitor_messages", "Messages read and kept.", ["topic"], registry=own)
+        self._dead = Counter("headrace_monitor_dead_letters", "Messages not understood.", ["reason"], registry=own)
+        self._told = Counter("headrace_monitor_told", "Figures sent.", registry=own)
+        self._skipped = Gauge(
+            "headrace_monitor_skipped", "Rows and labels that changed nothing.", ["reason"], registry=own
+        )
+        self._keys = Gauge("headrace_monitor_keys", "Keys with figures or labels.", registry=own)
+        self._as_of = Gauge("headrace_monitor_as_of_seconds", "Newest event time that figures know of.", registry=own)
+        self._lag = Gauge("headrace_monitor_lag", "Messages behind the end.", ["topic", "partition"], registry=own)
+        self._flush = Histogram(
+            "headrace_monitor_flush_seconds", "Seconds per flush.", buckets=STAGE_BUCKETS_S, registry=own
+        )
+
+    def observe_flush(self, seconds: float, read: Mapping[str, int], dead: Iterable[str]) -> None:
+        """Counts a flush: messages by topic, and the reasons of those that were not understood."""
+        self._flush.observe(seconds)
+        for topic, count in read.items():
+            self._read.labels(topic).inc(count)
+        for reason in dead:
+            self._dead.labels(reason).inc()
+
+    def observe_figures(self, told: int, keys: int, as_of_ms: int | None, skipped: Mapping[str, int]) -> None:
+        """Counts figures that were sent, and shows what is known."""
+        self._told.inc(told)
+        self._keys.set(keys)
+        self._as_of.set((as_of_ms or 0) / 1000)
+        for reason, count in skipped.items():
+            self._skipped.labels(reason).set(count)
 
     def observe_lag(self, lag: Mapping[tuple[str, int], int]) -> None:
         """Shows the lag per (topic, partition) held now, and of no other."""
