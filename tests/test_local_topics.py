@@ -1,0 +1,77 @@
+"""Topics are made once, compared afterwards, and compacted where they hold tables."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from streams.local.topics import Difference, TopicsError, TopicSpec, ensure_topics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _config_of(kafka: str, topic: str) -> dict[str, str]:
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    admin = AdminClient({"bootstrap.servers": kafka})
+    return {name: entry.value for name, entry in admin.describe_configs([resource])[resource].result().items()}
+
+
+def test_missing_topics_are_made_as_specified(kafka: str, topic_name: Callable[..., str]) -> None:
+    """New topics have the partitions and settings of their specification and are ready at once."""
+    plain, table = topic_name("plain"), topic_name("table")
+    specs = {plain: TopicSpec(3, {"retention.ms": "1000"}), table: TopicSpec.compacted(2)}
+    ensured = ensure_topics({"bootstrap.servers": kafka}, specs)
+    seen = AdminClient({"bootstrap.servers": kafka}).list_topics(timeout=10).topics
+
+    assert set(ensured.created) == {plain, table}
+    assert ensured.differences == ()
+    assert (len(seen[plain].partitions), len(seen[table].partitions)) == (3, 2)
+    assert _config_of(kafka, plain)["retention.ms"] == "1000"
+    assert _config_of(kafka, table)["cleanup.policy"] == "compact"
+    assert _config_of(kafka, table)["max.message.bytes"] == "16777216"
+
+
+def test_a_second_call_changes_nothing(kafka: str, topic_name: Callable[..., str]) -> None:
+    """Asked again, the same specification creates nothing and finds no difference."""
+    specs = {topic_name(): TopicSpec.compacted(2)}
+    first = ensure_topics({"bootstrap.servers": kafka}, specs)
+    second = ensure_topics({"bootstrap.servers": kafka}, specs, strict=True)
+
+    assert tuple(specs) == first.created
+    assert second == ((), ())
+
+
+def test_many_processes_may_ask_at_once(kafka: str, topic_name: Callable[..., str]) -> None:
+    """Of several at the same moment one makes the topic and the others find it."""
+    specs = {topic_name(): TopicSpec(2)}
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: ensure_topics({"bootstrap.servers": kafka}, specs), range(4)))
+
+    assert sum(len(result.created) for result in results) == 1
+    assert all(result.differences == () for result in results)
+
+
+def test_differences_are_named(kafka: str, topic_name: Callable[..., str]) -> None:
+    """An existing topic with other partitions and another cleanup policy is reported; strict callers are stopped."""
+    topic = topic_name()
+    ensure_topics({"bootstrap.servers": kafka}, {topic: TopicSpec(1)})
+    wanted = {topic: TopicSpec.compacted(4)}
+    ensured = ensure_topics({"bootstrap.servers": kafka}, wanted)
+
+    assert ensured.created == ()
+    assert set(ensured.differences) == {
+        Difference(topic, "partitions", "4", "1"),
+        Difference(topic, "cleanup.policy", "compact", "delete"),
+    }
+    with pytest.raises(TopicsError, match=f"topic {topic}: partitions is 1, expected 4; .*make it anew"):
+        ensure_topics({"bootstrap.servers": kafka}, wanted, strict=True)
+
+
+def test_a_topic_that_cannot_be_made_is_named(kafka: str) -> None:
+    """A refused name or setting is an error that names the topic and the broker's reason."""
+    with pytest.raises(TopicsError, match=r"topic odd could not be made: .*no\.such\.setting"):
+        ensure_topics({"bootstrap.servers": kafka}, {"odd": TopicSpec(1, {"no.such.setting": "1"})})
