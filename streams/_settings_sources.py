@@ -19,7 +19,14 @@ __all__ = ["PREFIX", "Entry", "Problem", "from_environment", "from_file", "from_
 
 PREFIX = "HEADRACE_"
 # Used by headrace or its tests, but no settings.
-_RESERVED = {"HEADRACE_CACHE", "HEADRACE_CONFIG", "HEADRACE_DEBUG", "HEADRACE_MAVEN", "HEADRACE_TEST_DATA"}
+_RESERVED = {
+    "HEADRACE_CACHE",
+    "HEADRACE_CONFIG",
+    "HEADRACE_DEBUG",
+    "HEADRACE_MAVEN",
+    "HEADRACE_MODELS",
+    "HEADRACE_TEST_DATA",
+}
 # Kubernetes sets these for every service whose name starts with `headrace`.
 _KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT(_\d+_(TCP|UDP)(_\w+)?)?$")
 
