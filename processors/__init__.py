@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+import difflib
+import pkgutil
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+from processors._models import Manifest
+from schemas.codec import codec_for
+from schemas.envelope import Record, Reject
 
-    from schemas.envelope import Message, Record, Reject
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from processors._contract import Contract
+    from schemas.envelope import Message
+
+__all__ = [
+    "Arrays",
+    "DomainError",
+    "GlobalTable",
+    "KeyedState",
+    "Prepared",
+    "Processor",
+    "Setup",
+    "load",
+    "model_reference",
+    "names",
+    "read_options",
+]
 
 Arrays = dict[str, np.ndarray]
+T = TypeVar("T")
 
 
 class Prepared(msgspec.Struct):
@@ -60,8 +84,13 @@ class Processor(Protocol):
     """Every topic that interpret or drain writes to; the worker makes sure that they exist."""
     model: str
     """Reference of the model in the registry, `name` or `name@version`."""
+    contract: Contract
+    """What the model must take and give."""
     state: KeyedState | None
     tables: Sequence[GlobalTable]
+
+    def attach(self, metadata: Mapping[str, str]) -> None:
+        """Takes the metadata of the loaded model's file; called once, before the first prepare."""
 
     def prepare(self, records: list[Record]) -> Prepared:
         """Decodes and validates, updates keyed state in the order of the records, and builds the inputs.
@@ -77,3 +106,67 @@ class Processor(Protocol):
 
     def drain(self) -> list[Message]:
         """Side messages due with the transaction that is about to commit, such as tallies; once a transaction."""
+
+
+class DomainError(ValueError):
+    """A domain that does not exist, cannot be imported, or is set up wrongly; the message says which and what to do."""
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What a processor is made from. A domain takes what it needs of it."""
+
+    options: Mapping[str, Any] = {}
+    """The domain's own settings, `[domains.<name>]`."""
+    manifest: Manifest | None = None
+    """Of the model that will run; its settings are the defaults of the options."""
+    token_key: bytes = b""
+    """Secret of the tokens that stand for identifying fields (`processors._tokens.key_from`)."""
+    codecs: Callable[[str, type[Any]], Any] = codec_for
+    """(topic, type of its messages) -> `schemas.codec.Codec`; JSON everywhere unless given."""
+
+
+def names() -> list[str]:
+    """Every domain: a module or folder beside this file whose name has no underscore in front. Imports none of them."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load(name: str, setup: Setup | None = None) -> Processor:
+    """The processor of a domain, made by its `create(setup)`; the other domains are not touched.
+
+    Raises:
+        DomainError: There is no such domain, its code cannot be imported, or its options are wrong.
+    """
+    known = names()
+    if name not in known:
+        raise DomainError(f"There is no domain {name!r}; known: {', '.join(known)}.")
+    try:
+        module = import_module(f"{__name__}.{name}")
+    except Exception as error:
+        raise DomainError(f"The domain {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "create"):
+        raise DomainError(f"The domain {name!r} has no create(setup) that returns its processor.")
+    processor: Processor = module.create(setup or Setup())
+    return processor
+
+
+def model_reference(name: str, options: Mapping[str, Any]) -> str:
+    """The model of a domain, `name` or `name@version`: what its options say, or the one with the domain's name."""
+    return str(options.get("model", name))
+
+
+def read_options(name: str, type_: type[T], options: Mapping[str, Any], defaults: Mapping[str, Any]) -> T:
+    """A domain's settings: its options over the defaults that the model's manifest brings.
+
+    Raises:
+        DomainError: A key is unknown or a value is wrong; the message has the key's path.
+    """
+    known = {field.name for field in msgspec.structs.fields(type_)}  # type: ignore[arg-type]  # a Struct type
+    for key in {**defaults, **options}:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+            raise DomainError(f"[domains.{name}] has no key {key!r}; {hint}")
+    try:
+        return msgspec.convert({**defaults, **options}, type_)
+    except msgspec.ValidationError as error:
+        raise DomainError(f"[domains.{name}]: {error}") from error

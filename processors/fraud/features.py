@@ -209,8 +209,7 @@ def _fill_distances(column: dict[str, Floats], windows: Windows, columns: Column
 
 
 def _known(places: Floats) -> NDArray[np.bool_]:
-    known: NDArray[np.bool_] = ~np.isnan(places).any(axis=1, keepdims=True)
-    return known
+    return ~(np.isnan(places[:, :1]) | np.isnan(places[:, 1:]))
 
 
 def great_circle_km(start: Floats, end: Floats) -> Floats:

@@ -42,8 +42,10 @@ class FraudSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Probability from which the decision is `decline`."""
     keep_features: bool = True
     """Whether the feature values used are written into the result."""
+    inputs: tuple[str, ...] = ()
+    """Features that the model takes, in its order; empty means all of them."""
     group_inputs: tuple[Literal["age", "gender", "region"], ...] = ()
-    """Group attributes that are inputs of the model, behind the other features; none unless said here."""
+    """Group attributes that are features too, behind all others; none unless said here."""
     categories: tuple[str, ...] = CATEGORIES
     """Position = code; any other category is unknown to the model."""
     genders: tuple[str, ...] = ("F", "M")

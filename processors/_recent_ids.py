@@ -1,0 +1,206 @@
+"""Event ids seen lately, per source partition, so that an event sent twice is answered once.
+
+An event is a duplicate when its id was accepted earlier in its partition, is among the last `max_ids` accepted there,
+and was accepted no longer ago than the window by the partition's clock. The clock is the greatest Kafka timestamp of
+the accepted records and the one in question, so it never runs backwards. All of this is a function of the sequence of
+records alone. A duplicate is not accepted again, so it does not make the window longer.
+
+Changelog: accepted ids lie in blocks of 256 source offsets,
+
+    b"i" + offset // 256 (uint64, big-endian) -> clock (int64), count (uint32), then columns: offsets and timestamps
+                                                (int64), lengths of the ids in bytes (uint16), the ids in UTF-8
+
+little-endian; a block ends when none of its ids can matter any more.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from itertools import accumulate, groupby, islice, pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from processors._regions import NEVER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+IDS = b"i"
+BLOCK_OFFSETS = 256
+
+_HEAD = struct.Struct("<qI")
+# Ends of columns are cut when this many rows in front are dead: moving a list costs its length.
+_CUT = 16_384
+
+
+class RecentIds:
+    """Accepted ids of every partition.
+
+    Args:
+        window_ms: How long an id is a duplicate.
+        max_ids: How many ids a partition remembers.
+    """
+
+    def __init__(self, window_ms: int, max_ids: int = 100_000) -> None:
+        self._window_ms = window_ms
+        self._max_ids = max_ids
+        self._partitions: dict[int, _Accepted] = {}
+
+    def accept(
+        self, partition: int, ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int]
+    ) -> list[int]:
+        """Accepts the events of a batch that are new, and returns the rows of those that are duplicates."""
+        accepted = self._of(partition)
+        duplicates = accepted.accept(ids, offsets, timestamps, self._window_ms, self._max_ids)
+        accepted.end_blocks(self._window_ms, self._max_ids)
+        return duplicates
+
+    def restore(self, partition: int, entries: Mapping[bytes, bytes]) -> None:
+        """Takes over a partition; entries of other kinds are left alone."""
+        self._partitions[partition] = accepted = _Accepted()
+        for key in sorted(key for key in entries if key[:1] == IDS):
+            accepted.take(*_unpack(entries[key]))
+        accepted.dirty_from = len(accepted.ids)
+
+    def drop(self, partition: int) -> None:
+        """Forgets a partition."""
+        self._partitions.pop(partition, None)
+
+    def changes(self) -> Iterator[tuple[int, bytes, bytes | None]]:
+        """Drains what changed since the last call: (partition, entry's key, value or None where it ended)."""
+        for partition, accepted in self._partitions.items():
+            for number in accepted.ended:
+                yield partition, _key(number), None
+            accepted.ended.clear()
+            for number, value in accepted.blocks(accepted.dirty_from):
+                yield partition, _key(number), value
+            accepted.dirty_from = len(accepted.ids)
+
+    def dump(self, partition: int) -> dict[bytes, bytes]:
+        """Every entry of a partition."""
+        accepted = self._of(partition)
+        return {_key(number): value for number, value in accepted.blocks(accepted.first)}
+
+    def _of(self, partition: int) -> _Accepted:
+        return self._partitions.setdefault(partition, _Accepted())
+
+
+class _Accepted:
+    """One partition: columns in the order of acceptance, and where in them an id was last accepted.
+
+    Rows before `first` are dead; `gone` of them have been cut off the columns.
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.offsets: list[int] = []
+        self.timestamps: list[int] = []
+        self.clocks: list[int] = []
+        self.first = 0
+        self.dirty_from = 0
+        self.ended: list[int] = []
+        self._gone = 0
+        self._latest: dict[str, int] = {}
+
+    def accept(
+        self, ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int], window_ms: int, max_ids: int
+    ) -> list[int]:
+        known = self._latest
+        if known.keys().isdisjoint(ids) and len(set(ids)) == len(ids):
+            self.extend(ids, offsets, timestamps)
+            return []
+        duplicates = []
+        for row, (id_, offset, timestamp) in enumerate(zip(ids, offsets, timestamps, strict=True)):
+            at = known.get(id_)
+            if at is not None and self._gone + len(self.ids) - at <= max_ids:
+                since = max(self.clocks[-1], timestamp) - self.timestamps[at - self._gone]
+                if since <= window_ms:
+                    duplicates.append(row)
+                    continue
+            self.extend([id_], [offset], [timestamp])
+        return duplicates
+
+    def extend(self, ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int]) -> None:
+        clock = self.clocks[-1] if self.clocks else NEVER
+        self.clocks += islice(accumulate(timestamps, max, initial=clock), 1, None)
+        start = self._gone + len(self.ids)
+        self._latest.update(zip(ids, range(start, start + len(ids)), strict=True))
+        self.ids += ids
+        self.offsets += offsets
+        self.timestamps += timestamps
+
+    def take(self, clock: int, ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int]) -> None:
+        """Adds a block that was written when the clock stood there."""
+        self.extend(ids, offsets, timestamps)
+        self.clocks[-1] = clock
+
+    def end_blocks(self, window_ms: int, max_ids: int) -> None:
+        """Ends blocks at the front while nothing in them can make a duplicate; the newest block stays."""
+        while self.first < len(self.ids):
+            stop = self._end_of(self.first)
+            newest = max(self.timestamps[self.first : stop])
+            outnumbered = len(self.ids) - stop >= max_ids
+            if stop == len(self.ids) or not (outnumbered or self.clocks[-1] - newest > window_ms):
+                break
+            self._forget(stop)
+        self.dirty_from = max(self.dirty_from, self.first)
+        if self.first >= _CUT:
+            self._cut()
+
+    def blocks(self, start: int) -> Iterator[tuple[int, bytes]]:
+        """Number and value of each block from the one that row `start` is in."""
+        if start >= len(self.ids):
+            return
+        border = self.offsets[start] // BLOCK_OFFSETS * BLOCK_OFFSETS
+        begin = bisect_left(self.offsets, border, self.first)
+        numbers = [offset // BLOCK_OFFSETS for offset in self.offsets[begin:]]
+        sizes = [(number, sum(1 for _ in rows)) for number, rows in groupby(numbers)]
+        edges = accumulate((size for _, size in sizes), initial=begin)
+        for (number, _), (low, high) in zip(sizes, pairwise(edges), strict=True):
+            rows = slice(low, high)
+            yield number, _pack(self.clocks[high - 1], self.ids[rows], self.offsets[rows], self.timestamps[rows])
+
+    def _end_of(self, row: int) -> int:
+        border = (self.offsets[row] // BLOCK_OFFSETS + 1) * BLOCK_OFFSETS
+        return bisect_left(self.offsets, border, row)
+
+    def _forget(self, stop: int) -> None:
+        self.ended.append(self.offsets[self.first] // BLOCK_OFFSETS)
+        for row in range(self.first, stop):
+            if self._latest.get(self.ids[row]) == self._gone + row:
+                del self._latest[self.ids[row]]
+        self.first = stop
+
+    def _cut(self) -> None:
+        for column in (self.ids, self.offsets, self.timestamps, self.clocks):
+            del column[: self.first]
+        self._gone += self.first
+        self.dirty_from -= self.first
+        self.first = 0
+
+
+def _key(number: int) -> bytes:
+    return IDS + number.to_bytes(8, "big")
+
+
+def _pack(clock: int, ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int]) -> bytes:
+    encoded = [id_.encode() for id_ in ids]
+    return b"".join(
+        [
+            _HEAD.pack(clock, len(ids)),
+            np.array([*offsets, *timestamps], "<i8").tobytes(),
+            np.array([*map(len, encoded)], "<u2").tobytes(),
+            *encoded,
+        ]
+    )
+
+
+def _unpack(value: bytes) -> tuple[int, list[str], list[int], list[int]]:
+    clock, count = _HEAD.unpack_from(value)
+    numbers = np.frombuffer(value, "<i8", 2 * count, _HEAD.size).tolist()
+    lengths = np.frombuffer(value, "<u2", count, _HEAD.size + 16 * count).tolist()
+    edges = accumulate(lengths, initial=_HEAD.size + 18 * count)
+    ids = [value[low:high].decode() for low, high in pairwise(edges)]
+    return clock, ids, numbers[:count], numbers[count:]

@@ -1,0 +1,236 @@
+"""Card transactions to fraud scores: prepare and interpret, around a model that somebody else runs."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from processors import Prepared
+from processors._contract import BATCH, Contract, Tensor
+from processors._recent_ids import RecentIds
+from processors._tokens import CardTokens
+from processors._tree_shap import METADATA_KEY, TreeShap
+from processors.fraud.admission import Admission, Admitted
+from processors.fraud.features import HOUR_MS, Columns, FraudFeatures
+from processors.fraud.merchant_risk import MerchantRiskTable
+from processors.fraud.reasons import Reasons
+from processors.fraud.state import FraudState
+from processors.fraud.tallies import Tallies
+from schemas.envelope import Message, Record, Reject
+from schemas.fraud import FraudScore, MerchantTally, Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from processors import Arrays
+    from processors.fraud.settings import FraudSettings
+    from schemas.codec import Codec
+
+INPUT_TOPIC = "transactions"
+OUTPUT_TOPIC = "fraud-scores"
+TALLY_TOPIC = "merchant-tallies"
+
+MINUTE_MS = 60_000
+# A float32 has seven digits; more would only make results longer.
+_PROBABILITY_DIGITS = 8
+
+log = logging.getLogger(__name__)
+
+
+class Codecs(Protocol):
+    """Where the codec of a topic comes from: `schemas.codec.codec_for`, or one that knows the topics' settings."""
+
+    def __call__(self, topic: str, type_: type[Any], /) -> Codec[Any]:
+        """The codec of this topic's values."""
+
+
+class _Batch(msgspec.Struct):
+    """What interpret needs of a prepared micro-batch."""
+
+    events: list[Transaction]
+    tokens: list[str]
+    times: NDArray[np.int64]
+    values: NDArray[np.float64]
+    late: NDArray[np.bool_]
+
+
+class FraudProcessor:
+    """Scores transactions by the history of their card and by what labels say of their merchant.
+
+    Args:
+        settings: Of the domain, over those of the model's manifest.
+        model: `name@version` of the model that scores, as it is written into results.
+        token_key: Secret of the card tokens.
+        codecs: Gives the codec of each topic.
+        probability_shape: Shape of the model's output; (batch,) or (batch, 1).
+    """
+
+    name = "fraud"
+    input_topic = INPUT_TOPIC
+    output_topics = (OUTPUT_TOPIC, TALLY_TOPIC)
+
+    def __init__(
+        self,
+        settings: FraudSettings,
+        model: str,
+        token_key: bytes,
+        codecs: Codecs,
+        probability_shape: tuple[int | str, ...] = (BATCH, 1),
+    ) -> None:
+        self.settings = settings
+        self.model = model
+        self.merchants = MerchantRiskTable()
+        self.tables = (self.merchants,)
+        self.features = FraudFeatures(settings, self.merchants)
+        recent_ids = RecentIds(round(settings.duplicate_window_minutes * MINUTE_MS), settings.duplicate_max_ids)
+        self.state = FraudState(self.features.windows, recent_ids)
+        self.inputs = settings.inputs or self.features.names
+        self.contract = Contract(
+            inputs=(Tensor("features", "float32", (BATCH, len(self.inputs))),),
+            outputs=(Tensor("probability", "float32", probability_shape),),
+        )
+        self._columns = self._input_columns()
+        self._admission = Admission(settings, recent_ids, codecs(INPUT_TOPIC, Transaction))
+        self._scores: Codec[FraudScore] = codecs(OUTPUT_TOPIC, FraudScore)
+        self._tally_codec: Codec[MerchantTally] = codecs(TALLY_TOPIC, MerchantTally)
+        self._tokens = CardTokens(token_key)
+        self._tallies = Tallies()
+        self._reasons = Reasons(self.inputs)
+        self._shap: TreeShap | None = None
+
+    def attach(self, metadata: Mapping[str, str]) -> None:
+        """Takes what the loaded model's file says about itself: the trees that explain its scores."""
+        if METADATA_KEY in metadata:
+            self._shap = TreeShap.from_metadata(metadata)
+        else:
+            log.warning("%s has no trees in its metadata (%s): scores come without reasons", self.model, METADATA_KEY)
+
+    def prepare(self, records: list[Record]) -> Prepared:
+        """Decodes and checks, then computes features in the order of the records; each becomes history of its card."""
+        admitted = self._admission.admit(records)
+        self._cover(records)
+        batch = self._update(admitted)
+        values = batch.values if self._columns is None else batch.values[:, self._columns]
+        return Prepared(
+            inputs={"features": values.astype(np.float32)},
+            records=admitted.records,
+            context=batch,
+            rejects=admitted.rejects,
+        )
+
+    def interpret(self, prepared: Prepared, outputs: Arrays, now_ms: int) -> list[Message | Reject]:
+        """One score per row; a row for which the model gave no probability is rejected."""
+        raw = outputs["probability"].reshape(len(prepared.records)).astype(np.float64)
+        probabilities = np.round(raw, _PROBABILITY_DIGITS)
+        scores = self._score(prepared, probabilities, now_ms)
+        values = self._scores.encode(scores)
+        answers: list[Message | Reject] = [
+            Message(OUTPUT_TOPIC, token.encode(), value)
+            for token, value in zip(prepared.context.tokens, values, strict=True)
+        ]
+        for row in np.flatnonzero(~((raw >= 0) & (raw <= 1))).tolist():
+            detail = "The model's output is no probability."
+            answers[row] = Reject(prepared.records[row], "model_error", detail=detail)
+        return answers
+
+    def drain(self) -> list[Message]:
+        """Tallies of the transactions accepted since the last call, one per source partition."""
+        tallies = self._tallies.drain()
+        return [
+            Message(TALLY_TOPIC, f"{tally.topic}:{tally.partition}".encode(), value)
+            for tally, value in zip(tallies, self._tally_codec.encode(tallies), strict=True)
+        ]
+
+    def _input_columns(self) -> list[int] | None:
+        """Which features are inputs, or None where all are, in their order."""
+        names = self.features.names
+        unknown = [name for name in self.inputs if name not in names]
+        if unknown:
+            raise ValueError(f"[domains.fraud] inputs: {unknown[0]!r} is no feature; there are: {', '.join(names)}")
+        return None if tuple(self.inputs) == names else [names.index(name) for name in self.inputs]
+
+    def _cover(self, records: list[Record]) -> None:
+        spans: dict[tuple[str, int], list[int]] = {}
+        for record in records:
+            spans.setdefault((record.topic, record.partition), []).append(record.offset)
+        for (topic, partition), offsets in spans.items():
+            self._tallies.cover(topic, partition, min(offsets), max(offsets))
+
+    def _update(self, admitted: Admitted) -> _Batch:
+        events = admitted.events
+        tokens = self._tokens.of([event.card for event in events])
+        columns = Columns.of(events, tokens, admitted.times, admitted.partitions)
+        features = self.features.update(columns)
+        self._tallies.add(admitted.records, columns.merchants, (admitted.times // HOUR_MS).tolist())
+        return _Batch(
+            events=events,
+            tokens=[token.hex() for token in tokens],
+            times=admitted.times,
+            values=features.values,
+            late=features.late,
+        )
+
+    def _score(self, prepared: Prepared, probabilities: NDArray[np.float64], now_ms: int) -> list[FraudScore]:
+        batch: _Batch = prepared.context
+        records, model = prepared.records, self.model
+        decisions = self._decide(probabilities)
+        reasons = self._explain(prepared.inputs["features"], probabilities)
+        return [
+            FraudScore(
+                event.event_id,
+                token,
+                event.merchant,
+                probability,
+                decision,
+                reasons.get(row, []),
+                features,
+                model,
+                time,
+                now_ms,
+                max(0.0, float(now_ms - record.timestamp_ms)) if record.timestamp_ms > 0 else 0.0,
+                late,
+                event.amount,
+                event.category,
+                event.currency,
+                event.age,
+                event.gender,
+                event.region,
+            )
+            for row, (event, token, probability, decision, features, time, record, late) in enumerate(
+                zip(
+                    batch.events,
+                    batch.tokens,
+                    probabilities.tolist(),
+                    decisions,
+                    self._kept_features(batch.values),
+                    batch.times.tolist(),
+                    records,
+                    batch.late.tolist(),
+                    strict=True,
+                )
+            )
+        ]
+
+    def _decide(self, probabilities: NDArray[np.float64]) -> list[str]:
+        review, decline = self.settings.review, self.settings.decline
+        levels = (probabilities >= review).astype(np.int64) + (probabilities >= decline)
+        return [("approve", "review", "decline")[level] for level in levels.tolist()]
+
+    def _explain(self, inputs: NDArray[np.float32], probabilities: NDArray[np.float64]) -> dict[int, list[Any]]:
+        if self._shap is None:
+            return {}
+        flagged = np.flatnonzero(probabilities >= self.settings.review)
+        reasons = self._reasons.of(self._shap.contributions(inputs[flagged]))
+        return dict(zip(flagged.tolist(), reasons, strict=True))
+
+    def _kept_features(self, values: NDArray[np.float64]) -> list[dict[str, float | None]]:
+        if not self.settings.keep_features:
+            return [{} for _ in range(len(values))]
+        cells = values.astype(object)
+        cells[np.isnan(values)] = None
+        names = self.features.names
+        return [dict(zip(names, row, strict=True)) for row in cells.tolist()]
