@@ -47,7 +47,7 @@ class Outputs:
     def keep(self, start: int, results: Sequence[np.ndarray]) -> None:
         """Copies the results of a slice to the rows from `start` on."""
         for (name, axis, dtype), result in zip(self._tensors, results, strict=True):
-            shape = (*result.shape[:axis], *result.shape[axis + 1 :])
+            shape = result.shape[1:] if axis == 0 else (*result.shape[:axis], *result.shape[axis + 1 :])
             if name not in self._arrays:
                 self._row_shapes[name] = shape
                 self._arrays[name] = self._room(name, axis, dtype)
