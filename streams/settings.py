@@ -143,9 +143,25 @@ class StoreSettings(Section, frozen=True, forbid_unknown_fields=True):
     port: Port = 0
     """0 takes a free port."""
     token: Secret = ""
+    """Password of the HTTP endpoint; empty lets anybody on this machine read."""
+    admin_token: Secret = ""
+    """Password that may also write through the endpoint; empty lets nobody."""
     flush_rows: Positive = 20_000
     flush_interval_ms: PositiveFloat = 500.0
     ttl_days: Positive = 365
+    group: str = ""
+    """Consumer group of the sinks that share a ClickHouse server; empty is `headrace-sink-{database}`."""
+    on_lost_offsets: Literal["fail", "earliest"] = "fail"
+    """What to do where Kafka deleted messages before they were stored."""
+    max_queries: Positive = 8
+    """Queries of the endpoint that run at once; more wait a moment, then are told to come again."""
+    max_query_s: PositiveFloat = 30.0
+    max_result_rows: Positive = 1_000_000
+    max_result_bytes: Positive = 256_000_000
+    max_memory_bytes: Positive = 2_000_000_000
+    """Memory of one query."""
+    max_body_bytes: Positive = 64_000_000
+    """Of a request: SQL, and data where an administrator writes."""
 
 
 class PrivacySettings(Section, frozen=True, forbid_unknown_fields=True):

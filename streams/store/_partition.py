@@ -1,0 +1,74 @@
+"""One Kafka partition on its way into a table. Pure: the clock is an argument."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.envelope import Record
+from streams.store._progress import Claim, Resume
+from streams.store._reader import Place
+from streams.store.destination import Destination
+
+__all__ = ["Partition"]
+
+
+class Partition(msgspec.Struct):
+    """What the sink holds of a partition: where it is, and what was read but is not stored yet."""
+
+    place: Place
+    destination: Destination
+    claim: Claim | None = None
+    flowing: bool = False
+    """Whether the tables were asked where to go on, and it is being read from there."""
+    read_next: int = 0
+    """The next offset to read."""
+    stored_next: int = 0
+    """The offset behind the last one stored."""
+    seen: frozenset[int] = frozenset()
+    waiting: list[Record] = []
+    waiting_bytes: int = 0
+    since: float = 0.0
+    """When the oldest waiting record came."""
+    rows: int = 0
+    """Stored since this process began."""
+    rejects: int = 0
+
+    def begin(self, claim: Claim | None, resume: Resume, offset: int) -> None:
+        """Flows from an offset that the tables, or where they know nothing Kafka, gave."""
+        self.claim, self.seen = claim, resume.seen
+        self.read_next = offset
+        self.stored_next = offset if resume.offset is None else max(offset, max(resume.seen, default=0) + 1)
+        self.drop()
+        self.flowing = True
+
+    def doubt(self) -> None:
+        """Forgets what is not stored: the tables will say where to go on, Kafka still has it."""
+        self.flowing = False
+        self.drop()
+
+    def drop(self) -> None:
+        """Empties the buffer."""
+        self.waiting, self.waiting_bytes = [], 0
+
+    def add(self, record: Record, now: float) -> None:
+        """Takes the next record; one that is stored already is passed over."""
+        self.read_next = record.offset + 1
+        if record.offset in self.seen:
+            return
+        if not self.waiting:
+            self.since = now
+        self.waiting.append(record)
+        self.waiting_bytes += len(record.value or b"")
+
+    def due(self, now: float, rows: int, size: int, age_s: float) -> bool:
+        """Whether what waits is to be stored now."""
+        if not self.waiting:
+            return False
+        return len(self.waiting) >= rows or self.waiting_bytes >= size or now - self.since >= age_s
+
+    def stored(self, rows: int, rejects: int) -> None:
+        """All that waited is in the tables."""
+        self.stored_next = self.waiting[-1].offset + 1
+        self.rows += rows
+        self.rejects += rejects
+        self.drop()

@@ -1,0 +1,175 @@
+"""What the tables themselves say of how far a Kafka partition was stored, and who may go on.
+
+Where to resume is read from the rows, never from Kafka's group offsets: a row and its offset are one insert.
+
+A batch that takes more than one insert (a month ends in it, or some of its messages are rejects) is announced first.
+Whoever resumes inside an announced batch reads it again from its start and leaves out what is there already, so that
+a kill between the two inserts loses and doubles nothing.
+
+Two sinks on one partition (one was stopped, lost its partitions and woke up): each claims the partition with a greater
+epoch when it gets it, and every insert carries the condition that its own claim is still the greatest, which the
+server itself looks at when the insert begins. An insert that had begun before a claim is waited for before the tables
+are asked how far they are. On one server this leaves no gap. Where several replicas take inserts, a claim may reach one
+late: there ReplacingMergeTree is the last net, and FINAL (or a merge) shows one row per offset.
+The embedded engine has one owner by its directory's lock and needs none of this.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from typing import TYPE_CHECKING, NamedTuple
+
+from streams.store._arrow import identifier, literal
+from streams.store.client import StoreUnavailableError
+from streams.store.tables import BATCHES, OWNERS, REJECTS
+
+if TYPE_CHECKING:
+    from streams.store.client import Store
+
+__all__ = ["Claim", "Progress", "Resume"]
+
+# An insert of another sink that has begun ends within its own answer time-out (60 s); asked again until then.
+_SETTLE_S = 10.0
+_SETTLE_POLL_S = 0.1
+
+
+class Resume(NamedTuple):
+    """Where a partition goes on."""
+
+    offset: int | None
+    """The next offset to read; None where nothing of it was stored yet."""
+    seen: frozenset[int] = frozenset()
+    """Offsets from there on that are stored already."""
+
+
+class Claim(NamedTuple):
+    """The right to write the rows of one Kafka partition, for as long as nobody claims it again."""
+
+    database: str
+    topic: str
+    partition: int
+    owner: str
+
+    def sql(self) -> str:
+        """A condition that holds while the claim is the greatest; its comment tells running inserts apart."""
+        return (
+            f"(SELECT argMax(owner, epoch) FROM {identifier(self.database)}.{OWNERS}"
+            f" WHERE topic = {literal(self.topic)} AND partition = {self.partition}) = {literal(self.owner)}"
+            f" /* {self.marker()} */"
+        )
+
+    def marker(self) -> str:
+        """Text that every guarded insert into this partition holds, whoever sends it."""
+        return f"headrace sink {self.topic.encode().hex()} {self.partition} end"
+
+
+class Progress:
+    """Asks and tells one store how far each Kafka partition is."""
+
+    def __init__(self, store: Store, owner: str = "") -> None:
+        self._store = store
+        self._owner = owner or uuid.uuid4().hex
+
+    def take(self, table: str, topic: str, partition: int) -> tuple[Claim | None, Resume]:
+        """Claims a partition, lets older inserts end, and finds out where to go on.
+
+        Raises:
+            StoreUnavailableError: The store is away, or an older insert has not ended yet: ask again later.
+        """
+        claim = None
+        if not self._store.exclusive:
+            claim = Claim(self._store.database, topic, partition, self._owner)
+            self._claim(claim)
+            self._settle(claim)
+        return claim, self.resume(table, topic, partition)
+
+    def resume(self, table: str, topic: str, partition: int) -> Resume:
+        """Where to go on, from what is stored."""
+        stored = [self.stored_until(name, topic, partition) for name in (table, REJECTS.name)]
+        last = max((offset for offset in stored if offset is not None), default=None)
+        announced = self._announced(table, topic, partition)
+        if announced is None or (last is not None and last > announced[1]):
+            return Resume(None if last is None else last + 1)
+        first = announced[0]
+        return Resume(first, self._offsets_from(first, table, topic, partition))
+
+    def stored_until(self, table: str, topic: str, partition: int) -> int | None:
+        """The greatest offset in a table; answered from a projection, not from its rows."""
+        found = self._store.rows(
+            f"SELECT max(_offset) FROM {self._qualified(table)}"
+            " WHERE _topic = {topic:String} AND _partition = {partition:UInt32} GROUP BY _topic, _partition",
+            {"topic": topic, "partition": partition},
+        )
+        return int(found[0][0]) if found else None
+
+    def announce(self, table: str, topic: str, partition: int, first: int, last: int) -> None:
+        """Says that a batch of these offsets is about to come in more than one insert."""
+        self._store.execute(
+            f"INSERT INTO {self._qualified(BATCHES)} (target, topic, partition, first_offset, last_offset)"
+            " SELECT {target:String}, {topic:String}, {partition:UInt32}, {first:UInt64}, {last:UInt64}",
+            {"target": table, "topic": topic, "partition": partition, "first": first, "last": last},
+        )
+
+    def owns(self, claim: Claim) -> bool:
+        """Whether nobody claimed the partition since."""
+        [[held]] = self._store.rows(f"SELECT {claim.sql()}")
+        return bool(held)
+
+    def _claim(self, claim: Claim) -> None:
+        # The server's clock orders claims, the last digits tell two of one microsecond apart.
+        self._store.execute(
+            f"INSERT INTO {self._qualified(OWNERS)} (topic, partition, epoch, owner)"
+            " SELECT {topic:String}, {partition:UInt32},"
+            " greatest(max(epoch) + 1, toUInt64(toUnixTimestamp64Micro(now64(6))) * 1024 + {noise:UInt64}),"
+            f" {{owner:String}} FROM {self._qualified(OWNERS)}"
+            " WHERE topic = {topic:String} AND partition = {partition:UInt32}",
+            {
+                "topic": claim.topic,
+                "partition": claim.partition,
+                "owner": claim.owner,
+                "noise": random.randrange(1024),  # noqa: S311  # no secret
+            },
+        )
+
+    def _settle(self, claim: Claim) -> None:
+        deadline = time.monotonic() + _SETTLE_S
+        while True:
+            [[running]] = self._store.rows(
+                "SELECT count() FROM system.processes WHERE startsWith(query, 'INSERT INTO')"
+                " AND position(query, {marker:String}) > 0",
+                {"marker": claim.marker()},
+            )
+            if not running:
+                return
+            if time.monotonic() > deadline:
+                raise StoreUnavailableError(
+                    f"An older insert of {claim.topic} [{claim.partition}] is still running; waiting for its end."
+                )
+            time.sleep(_SETTLE_POLL_S)
+
+    def _announced(self, table: str, topic: str, partition: int) -> tuple[int, int] | None:
+        found = self._store.rows(
+            f"SELECT first_offset, last_offset FROM {self._qualified(BATCHES)}"
+            " WHERE target = {target:String} AND topic = {topic:String} AND partition = {partition:UInt32}"
+            " ORDER BY first_offset DESC, last_offset DESC LIMIT 1",
+            {"target": table, "topic": topic, "partition": partition},
+        )
+        return (int(found[0][0]), int(found[0][1])) if found else None
+
+    def _offsets_from(self, first: int, table: str, topic: str, partition: int) -> frozenset[int]:
+        found: set[int] = set()
+        for name in (table, REJECTS.name):
+            found.update(
+                int(offset)
+                for (offset,) in self._store.rows(
+                    f"SELECT DISTINCT _offset FROM {self._qualified(name)} WHERE _topic = {{topic:String}}"
+                    " AND _partition = {partition:UInt32} AND _offset >= {first:UInt64}",
+                    {"topic": topic, "partition": partition, "first": first},
+                )
+            )
+        return frozenset(found)
+
+    def _qualified(self, table: str) -> str:
+        return f"{identifier(self._store.database)}.{identifier(table)}"

@@ -1,0 +1,292 @@
+"""Topics → ClickHouse, each message exactly one row, in one loop.
+
+Rules that everything here serves:
+
+- The tables are the only memory. A partition is read from behind what they hold; whenever that is in doubt (a new
+  assignment, a failed insert, a pause of this process) what is not stored is forgotten and the tables are asked again.
+- One insert holds rows of one Kafka partition that lie in one partition of the table, in one block: all or nothing.
+- While ClickHouse is away nothing is read: Kafka holds the data, and the loop asks again with a growing, random delay.
+- A message that is no row is kept in `sink_rejects` and the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from streams.errors import StopError, WorldError
+from streams.store._partition import Partition
+from streams.store._progress import Progress
+from streams.store._reader import LostOffsetsError, Place
+from streams.store.client import StoreRefusedError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterable, Mapping
+
+    from schemas.envelope import Record
+    from streams.observe.metrics import SinkMetrics
+    from streams.settings import StoreSettings
+    from streams.store._progress import Resume
+    from streams.store._reader import Reader
+    from streams.store.client import Store
+    from streams.store.destination import Destination, Piece
+
+__all__ = ["Sink"]
+
+log = logging.getLogger(__name__)
+
+_READ_MOST = 10_000
+_READ_TIMEOUT_S = 0.05
+# Below ClickHouse's max_insert_block_size (1,048,449 rows): a batch must stay one block to be atomic.
+_MOST_ROWS = 500_000
+# Bounds memory where messages are big: rows alone would allow 20,000 of 1 MB.
+_MOST_BYTES = 32_000_000
+# A loop that took longer was stopped, or its insert hung: others may have taken over, so the tables are asked again.
+_PAUSE_S = 5.0
+# After a pause, or a lost claim, Kafka gets this long to tell this member that its partitions went elsewhere.
+_HESITATE_S = 2.0
+_BACKOFF_S, _BACKOFF_MOST_S = 0.2, 15.0
+
+
+class Sink:
+    """Stores what the reader brings; `run` returns when told to stop.
+
+    Args:
+        store: Used by the loop's thread alone.
+        reader: Likewise.
+        destinations: By topic.
+        settings: Flush sizes, and what to do where Kafka lost what comes next.
+        metrics: Counts.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        destinations: Mapping[str, Destination],
+        settings: StoreSettings,
+        metrics: SinkMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._destinations = destinations
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._progress = Progress(store)
+        self._partitions: dict[Place, Partition] = {}
+        self._generation = -1
+        self._looked = clock()
+        self._ask_at = 0.0
+        self._failures = 0
+        self._away = ""
+
+    def run(self, stop: threading.Event) -> None:
+        """The loop, until told to stop; what was read by then is stored if ClickHouse is there.
+
+        Raises:
+            StopError: Going on would lose or double something; the message says what to do.
+            StoreRefusedError: ClickHouse will not take what it is given.
+        """
+        while not stop.is_set():
+            self.step()
+        self._store_due(self._clock(), everything=True)
+
+    def step(self) -> None:
+        """One round: notice changes, find out where to go on, read, store what is due."""
+        self._notice()
+        self._resume(self._clock())
+        try:
+            records = self._reader.read(_READ_MOST, _READ_TIMEOUT_S)
+        except LostOffsetsError as error:
+            self._doubt(str(error))
+            self._ask_at = self._clock() + _BACKOFF_S
+            return
+        if self._generation == self._reader.generation:
+            self._sort(records)
+            self._store_due(self._clock())
+
+    @property
+    def ready(self) -> bool:
+        """Whether the store answers and everything assigned is flowing."""
+        partitions = list(self._partitions.values())
+        return not self._away and bool(partitions) and all(partition.flowing for partition in partitions)
+
+    @property
+    def away(self) -> str:
+        """Why ClickHouse cannot be written to; empty where it can."""
+        return self._away
+
+    @property
+    def looked(self) -> float:
+        """When the loop last came round, by its clock."""
+        return self._looked
+
+    def positions(self) -> list[dict[str, Any]]:
+        """How far each partition is, as `/status` shows it."""
+        return [self._position(partition) for partition in list(self._partitions.values())]
+
+    def _position(self, partition: Partition) -> dict[str, Any]:
+        place, next_offset = partition.place, self._stored_until(partition)
+        end = self._reader.known_end(place) if partition.flowing else None
+        return {
+            "topic": place.topic,
+            "partition": place.partition,
+            "table": partition.destination.table.name,
+            "flowing": partition.flowing,
+            "next_offset": next_offset,
+            "end_offset": end,
+            "lag": None if end is None else max(0, end - next_offset),
+            "rows": partition.rows,
+            "rejects": partition.rejects,
+        }
+
+    def _stored_until(self, partition: Partition) -> int:
+        """Everything below is stored: at the end of a partition that counts the markers behind the last message."""
+        end = self._reader.ends.get(partition.place, -1)
+        return max(partition.stored_next, end) if partition.flowing and not partition.waiting else partition.stored_next
+
+    def _notice(self) -> None:
+        now = self._clock()
+        paused, self._looked = now - self._looked, now
+        if self._generation != self._reader.generation:
+            self._generation = self._reader.generation
+            self._partitions = {
+                place: self._partitions.get(place) or Partition(place, self._destinations[place.topic])
+                for place in sorted(self._reader.assigned)
+            }
+            self._doubt("the assignment changed")
+        elif paused > _PAUSE_S and any(partition.flowing for partition in self._partitions.values()):
+            self._doubt(f"the sink stood still for {paused:.1f} s")
+            self._ask_at = now + _HESITATE_S
+
+    def _doubt(self, why: str, partitions: Iterable[Partition] | None = None) -> None:
+        """Reads nothing more of the partitions (all, unless some are named) until the tables were asked again."""
+        log.info("Asking the tables where to go on: %s", why)
+        for partition in self._partitions.values() if partitions is None else partitions:
+            partition.doubt()
+        self._read_flowing()
+
+    def _read_flowing(self) -> None:
+        self._reader.read_from({p.place: p.read_next for p in self._partitions.values() if p.flowing})
+
+    def _resume(self, now: float) -> None:
+        """Starts every partition that stands, if the store says where."""
+        standing = [partition for partition in self._partitions.values() if not partition.flowing]
+        if not standing or now < self._ask_at:
+            return
+        try:
+            for partition in standing:
+                place, table = partition.place, partition.destination.table.name
+                claim, resume = self._progress.take(table, *place)
+                partition.begin(claim, resume, self._within_bounds(place, table, resume))
+        except (WorldError, OSError) as error:
+            self._fail(error)
+        else:
+            self._succeed()
+        self._read_flowing()
+
+    def _within_bounds(self, place: Place, table: str, resume: Resume) -> int:
+        """The offset to read from, where Kafka still has it."""
+        low, high = self._reader.bounds(place)
+        if resume.offset is None:
+            return low
+        if resume.offset > high:
+            raise StopError(
+                f"{place} ends at {high}, but {table} holds rows up to offset {resume.offset - 1}: the topic was made"
+                f" anew. Rename the topic, or take its old rows out of {table}, then start the store again."
+            )
+        if resume.offset < low and self._settings.on_lost_offsets == "fail":
+            raise StopError(
+                f"Offsets {resume.offset} to {low - 1} of {place} were deleted from Kafka before they were stored in"
+                f' {table}. To go on without them set store.on_lost_offsets = "earliest".'
+            )
+        if resume.offset < low:
+            log.error(
+                "Offsets %d to %d of %s were deleted from Kafka and are not in %s", resume.offset, low - 1, place, table
+            )
+        return max(resume.offset, low)
+
+    def _sort(self, records: list[Record]) -> None:
+        now = self._clock()
+        for (topic, number), group in groupby(records, key=lambda record: (record.topic, record.partition)):
+            partition = self._partitions.get(Place(topic, number))
+            if partition is not None and partition.flowing:
+                for record in group:
+                    partition.add(record, now)
+
+    def _store_due(self, now: float, *, everything: bool = False) -> None:
+        rows = min(self._settings.flush_rows, _MOST_ROWS)
+        age_s = 0.0 if everything else self._settings.flush_interval_ms / 1000
+        for partition in list(self._partitions.values()):
+            if partition.flowing and partition.due(now, rows, _MOST_BYTES, age_s):
+                try:
+                    self._store_waiting(partition)
+                except (WorldError, OSError) as error:
+                    self._fail(error)
+                    return
+
+    def _store_waiting(self, partition: Partition) -> None:
+        """Stores what waits of a partition: announced where it takes more than one insert, proved afterwards."""
+        place, table = partition.place, partition.destination.table.name
+        pieces, rejects = partition.destination.pieces(partition.waiting)
+        if len(pieces) > 1:
+            last = partition.waiting[-1].offset
+            self._progress.announce(table, *place, partition.waiting[0].offset, last)
+        for piece in pieces:
+            self._insert(piece, partition)
+        if not self._landed(pieces, partition):
+            self._doubt(f"another sink took {place}", [partition])
+            self._ask_at = self._clock() + _HESITATE_S * (1 + random.random())  # noqa: S311  # no secret
+            return
+        if rejects:
+            log.warning("%d messages of %s are no rows of %s: see sink_rejects", rejects, place, table)
+            self._metrics.observe_unreadable(rejects)
+        partition.stored(len(partition.waiting) - rejects, rejects)
+        self._succeed()
+
+    def _insert(self, piece: Piece, partition: Partition) -> None:
+        began = time.perf_counter()
+        self._store.insert(piece.table, piece.batch, piece.token(*partition.place), partition.claim)
+        self._metrics.observe_insert(piece.table, piece.batch.num_rows, time.perf_counter() - began)
+
+    def _landed(self, pieces: list[Piece], partition: Partition) -> bool:
+        """Whether the rows are there; not so where another sink claimed the partition.
+
+        Raises:
+            StopError: They are not there though the partition is ours.
+        """
+        if partition.claim is not None and not self._progress.owns(partition.claim):
+            return False
+        for table in {piece.table for piece in pieces}:
+            last = max(piece.last for piece in pieces if piece.table == table)
+            stored = self._progress.stored_until(table, *partition.place)
+            if stored is None or stored < last:
+                raise StopError(
+                    f"ClickHouse took rows of {partition.place} up to offset {last} for {table} but holds them up to"
+                    f" {stored}: rows were deleted by hand while it still knows their inserts. Drop {table}; it will be"
+                    " made anew from what Kafka holds."
+                )
+        return True
+
+    def _fail(self, error: Exception) -> None:
+        """ClickHouse (or the registry) is away: nothing is read until it answers."""
+        self._failures += 1
+        self._metrics.observe_failure()
+        ceiling = min(_BACKOFF_MOST_S, _BACKOFF_S * 2 ** min(self._failures, 10))
+        delay = ceiling * (0.5 + random.random() / 2)  # noqa: S311  # no secret
+        self._away = str(error)
+        log.warning("%s. Kafka holds the data; asking again in %.1f s", str(error).rstrip("."), delay)
+        self._doubt("the store did not answer")
+        self._ask_at = self._clock() + delay
+
+    def _succeed(self) -> None:
+        if self._away:
+            log.info("ClickHouse answers again")
+        self._away, self._failures = "", 0
