@@ -30,7 +30,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 def avro_schema(type_: type[msgspec.Struct]) -> dict[str, Any]:
     """The Avro schema of a Struct; a field with a default has it there too, so that older writers can be read."""
     namespace = f"headrace.{type_.__module__.rpartition('.')[2]}"
-    return {"namespace": namespace, **_record(type_)}
+    return {"namespace": namespace, **_record(type_, set())}
 
 
 class AvroCodec(Generic[T]):
@@ -96,9 +96,10 @@ class AvroCodec(Generic[T]):
             raise RefusedError("incompatible_schema") from None
 
 
-def _record(type_: type[msgspec.Struct]) -> dict[str, Any]:
+def _record(type_: type[msgspec.Struct], declared: set[str]) -> dict[str, Any]:
     docs = field_docs(type_)
-    fields = [_with_doc(_field(field), docs.get(field.name)) for field in fields_of(type_)]
+    declared.add(type_.__name__)
+    fields = [_with_doc(_field(field, declared), docs.get(field.name)) for field in fields_of(type_)]
     return _with_doc({"type": "record", "name": type_.__name__, "fields": fields}, summary(type_))
 
 
@@ -106,20 +107,20 @@ def _with_doc(schema: dict[str, Any], doc: str | None) -> dict[str, Any]:
     return {**schema, "doc": doc} if doc else schema
 
 
-def _field(field: Field) -> dict[str, Any]:
-    schema = {"name": field.name, "type": avro_type(field.node)}
+def _field(field: Field, declared: set[str]) -> dict[str, Any]:
+    schema = {"name": field.name, "type": _type(field.node, declared)}
     return schema if field.required else {**schema, "default": msgspec.to_builtins(field.default)}
 
 
-def avro_type(node: Node) -> Any:
+def _type(node: Node, declared: set[str]) -> Any:
     """The Avro type of a value; null comes first in a union, so that it can be the default."""
-    name = _bare_type(node)
+    name = _bare_type(node, declared)
     if not node.nullable:
         return name
     return ["null", *name] if isinstance(name, list) else ["null", name]
 
 
-def _bare_type(node: Node) -> Any:
+def _bare_type(node: Node, declared: set[str]) -> Any:
     match node.type:
         case inspect.StrType() | inspect.LiteralType() | inspect.EnumType():
             return "string"
@@ -132,11 +133,11 @@ def _bare_type(node: Node) -> Any:
         case inspect.FloatType():
             return "double"
         case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
-            return {"type": "array", "items": avro_type(node_of(item))}
+            return {"type": "array", "items": _type(node_of(item), declared)}
         case inspect.DictType(value_type=value):
-            return {"type": "map", "values": avro_type(node_of(value))}
+            return {"type": "map", "values": _type(node_of(value), declared)}
         case inspect.StructType(cls=cls):
-            return _record(cls)
+            return cls.__name__ if cls.__name__ in declared else _record(cls, declared)
         case inspect.UnionType(types=types):
-            return [_bare_type(node_of(member)) for member in types]
+            return [_bare_type(node_of(member), declared) for member in types]
     raise TypeError(f"{node.type} has no Avro type; use numbers, strings, lists, maps or Structs of them.")

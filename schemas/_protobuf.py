@@ -191,11 +191,22 @@ def _set_type(proto: Any, message: descriptor_pb2.DescriptorProto, scope: str, n
             arm = _add(nested, _ARM_OF[type(node_of(member).type)], number)
             arm.type, arm.oneof_index = _SCALARS[type(node_of(member).type)], 0
     elif isinstance(node.type, inspect.StructType) and not node.nullable:
-        nested = message.nested_type.add()
-        _declare(nested, scope, node.type.cls)
+        nested = _nested(message, scope, node.type.cls)
     else:
         raise TypeError(f"Field {name} has no Protobuf type; use scalars, Structs, and lists and maps of them.")
     proto.type, proto.type_name = Proto.TYPE_MESSAGE, f"{scope}.{nested.name}"
+
+
+def _nested(
+    message: descriptor_pb2.DescriptorProto, scope: str, type_: type[msgspec.Struct]
+) -> descriptor_pb2.DescriptorProto:
+    """The declaration of a Struct inside a message, made where it is first needed."""
+    for declared in message.nested_type:
+        if declared.name == type_.__name__:
+            return declared
+    nested = message.nested_type.add()
+    _declare(nested, scope, type_)
+    return nested
 
 
 def _add(message: descriptor_pb2.DescriptorProto, name: str, number: int) -> Any:
