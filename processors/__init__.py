@@ -33,6 +33,7 @@ __all__ = [
     "model_reference",
     "names",
     "read_options",
+    "settings_type",
 ]
 
 Arrays = dict[str, np.ndarray]
@@ -152,6 +153,19 @@ def load(name: str, setup: Setup | None = None) -> Processor:
 def model_reference(name: str, options: Mapping[str, Any]) -> str:
     """The model of a domain, `name` or `name@version`: what its options say, or the one with the domain's name."""
     return str(options.get("model", name))
+
+
+def settings_type(name: str) -> type[msgspec.Struct] | None:
+    """The Struct of a domain's settings: the one named `…Settings` in its module; None where it has none.
+
+    Raises:
+        Exception: Whatever the domain raises when it is imported.
+    """
+    module = import_module(f"{__name__}.{name}")
+    for attribute, value in vars(module).items():
+        if attribute.endswith("Settings") and isinstance(value, type) and issubclass(value, msgspec.Struct):
+            return value
+    return None
 
 
 def read_options(name: str, type_: type[T], options: Mapping[str, Any], defaults: Mapping[str, Any]) -> T:
