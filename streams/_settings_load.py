@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
@@ -97,6 +98,9 @@ def _converted(entry: Entry, schema: Node) -> Any:
 
 def _read(text: str, bare: Any) -> Any:
     """Lists may be written as JSON or with commas; where anything may stand, JSON is read as such."""
+    if bare is float:
+        with suppress(ValueError):
+            return float(text)  # msgspec reads JSON's numbers only: no `.5`, no `1.`
     is_list = getattr(bare, "__origin__", bare) in (list, tuple, set, frozenset)
     if bare is Any or is_list:
         try:
@@ -146,9 +150,10 @@ def _built_value(value: Any, node: Node, key: Key, chosen: dict[Key, Entry], pro
         child = node.child(name)
         if child is None:
             continue
-        made = _built_value(item, child, (*key, name), chosen, problems)
-        # A section that somebody else owns is checked here but handed on as plain values, set ones only.
-        built[name] = msgspec.to_builtins(item, enc_hook=str) if node.known and child.children is not None else made
+        # The values of a section that somebody else owns are handed on as they are, set ones only: its owner has
+        # more to put under them, so only the owner can say whether they fit together.
+        theirs = bool(node.known) and child.children is not None
+        built[name] = item if theirs else _built_value(item, child, (*key, name), chosen, problems)
     return built
 
 

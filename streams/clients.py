@@ -14,7 +14,7 @@ from streams.errors import HeadraceError
 from streams.source import record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from schemas.envelope import Message, Record
 
@@ -32,6 +32,8 @@ __all__ = [
 _TIMEOUT_S = 15.0
 _POLL_S = 0.2
 _AT_ONCE = 1000
+# Whoever types a command wants errors, not what librdkafka tried again by itself.
+_QUIET = {"log_level": 3}
 
 
 class UnreachableError(HeadraceError):
@@ -102,6 +104,7 @@ class Reader:
             start = dict.fromkeys(range(partitions_of(config, topic)), at)
         self._consumer = Consumer(
             {
+                **_QUIET,
                 **config,
                 "group.id": "headrace-look",
                 "enable.auto.commit": False,
@@ -153,15 +156,14 @@ class Writer:
 
     Args:
         config: librdkafka's settings: `bootstrap.servers` and security.
-        on_delivered: Called for each message that reached Kafka.
     """
 
-    def __init__(self, config: Mapping[str, Any], on_delivered: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
         self.delivered = 0
         self.failures: list[str] = []
-        self._on_delivered = on_delivered
         self._producer = Producer(
             {
+                **_QUIET,
                 **config,
                 "acks": "all",
                 "enable.idempotence": True,
@@ -215,7 +217,6 @@ class Writer:
     def _note(self, error: KafkaError | None, _message: object) -> None:
         if error is None:
             self.delivered += 1
-            self._on_delivered()
         else:
             self.failures.append(error.str())
 
@@ -230,9 +231,9 @@ class Mover:
     def __init__(self, config: Mapping[str, Any], group: str, topic: str) -> None:
         self._topic = topic
         self._began = False
-        self._consumer = Consumer({**config, "group.id": group, "enable.auto.commit": False})
+        self._consumer = Consumer({**_QUIET, **config, "group.id": group, "enable.auto.commit": False})
         self._producer = Producer(
-            {**config, "transactional.id": group, "compression.type": "lz4", "partitioner": "murmur2_random"}
+            {**_QUIET, **config, "transactional.id": group, "compression.type": "lz4", "partitioner": "murmur2_random"}
         )
 
     def remembered(self, partitions: Sequence[int]) -> dict[int, tuple[int, str]]:

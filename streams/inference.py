@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
@@ -76,15 +77,22 @@ def infer_all(
     clock_ms: Callable[[], int],
     max_size: int = 512,
 ) -> Iterator[Outcome]:
-    """Answers any number of records in micro-batches of `max_size`, in their order; the loop of `headrace try`."""
-    batch: list[Record] = []
-    for record in records:
-        batch.append(record)
-        if len(batch) == max_size:
-            yield from infer(processor, session, batch, clock_ms())
-            batch = []
-    if batch:
+    """Answers any number of records in micro-batches of `max_size`, in their order; the loop of `headrace try`.
+
+    Keyed state begins empty. What only Kafka could take, changes of state and side messages, is dropped.
+    """
+    state = processor.state
+    held: set[int] = set()
+    remaining = iter(records)
+    while batch := list(islice(remaining, max_size)):
+        if state is not None:
+            for partition in {record.partition for record in batch} - held:
+                state.restore(partition, {})
+                held.add(partition)
         yield from infer(processor, session, batch, clock_ms())
+        processor.drain()
+        if state is not None:
+            list(state.changes())
 
 
 def _with_failures(

@@ -16,7 +16,7 @@ from streams._settings_schema import Key, Node, dotted, grow
 from streams._settings_sources import Problem, from_environment, from_file, from_overrides
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 __all__ = [
     "ClickHouseSettings",
@@ -260,7 +260,10 @@ class Loaded(msgspec.Struct, frozen=True):
         for key, value in self.tree.values(self.settings):
             node = self.tree.find(key)
             visible = shown(value, key[-1], secret=node is not None and node.secret)
-            rows.append((dotted(key), visible, self.origins.get(dotted(key), "default")))
+            # What a model's manifest brings is known when the model is.
+            unset = "default or model" if key[0] == "domains" else "default"
+            origin = self.origins.get(dotted(key), "default")
+            rows.append((dotted(key), visible, unset if origin == "default" else origin))
         return rows
 
 
@@ -316,13 +319,12 @@ def _domain(types: Mapping[str, type[msgspec.Struct] | None], name: str) -> Node
 
 def _known_domains() -> dict[str, type[msgspec.Struct] | None]:
     """Settings types of the domains here; a domain that fails to import takes any settings, so others still run."""
-    import processors
+    from processors import names, settings_type
 
-    names: Callable[[], list[str]] = getattr(processors, "names", list)
     types: dict[str, type[msgspec.Struct] | None] = {}
     for name in names():
         try:
-            types[name] = getattr(processors, "settings_type", lambda _: None)(name)
+            types[name] = settings_type(name)
         except Exception:  # whatever a domain does at import is its own matter; loading it will say so
             types[name] = None
     return types

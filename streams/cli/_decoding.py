@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from schemas.envelope import Record
     from streams.settings import Settings
 
-__all__ = ["Decoded", "decoder_for", "readable", "when"]
+__all__ = ["Decoded", "decoder_for", "readable", "text", "when"]
 
 
 class Decoded(msgspec.Struct, frozen=True):
@@ -39,10 +39,10 @@ def decoder_for(topic: str, settings: Settings) -> Callable[[Record], Decoded]:
     def decode(record: Record) -> Decoded:
         if record.value is None:
             return Decoded(None)
-        try:
-            return Decoded(msgspec.to_builtins(codec.decode(record.value)))
-        except RefusedError as refused:
-            return Decoded(readable(record.value), f"{refused.reason} {refused.path}".strip())
+        events, _, rejects = codec.decode_records([record])
+        if rejects:
+            return Decoded(readable(record.value), f"{rejects[0].reason} {rejects[0].path}".strip())
+        return Decoded(msgspec.to_builtins(events[0]))
 
     return decode
 
@@ -67,6 +67,14 @@ def readable(value: bytes | None) -> Any:
         return value.decode()
     except UnicodeDecodeError:
         return {"hex": value.hex()}
+
+
+def text(value: bytes | None) -> str | None:
+    """A key or header as text; bytes that are no text, and what would move a terminal's cursor, are shown escaped."""
+    if value is None:
+        return None
+    shown = value.decode("utf-8", "backslashreplace")
+    return shown if shown.isprintable() else shown.encode("unicode_escape").decode()
 
 
 def when(timestamp_ms: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from streams._settings_redact import redact_text
 
-__all__ = ["close_stdout", "fail", "is_ours", "print_json", "report"]
+__all__ = ["close_stdout", "fail", "is_ours", "print_json", "report", "write_line"]
 
 # Errors of these packages are written for people; any other error is a bug of ours.
 _OWN_PACKAGES = ("streams", "processors", "schemas")
@@ -46,8 +46,15 @@ def print_json(value: Any) -> None:
     import orjson
 
     line = orjson.dumps(value, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-    sys.stdout.buffer.write(line + b"\n")
+    write_line(line)
     sys.stdout.buffer.flush()
+
+
+def write_line(line: bytes) -> None:
+    """Prints a line of bytes; on a terminal at once, else when the buffer is full."""
+    sys.stdout.buffer.write(line + b"\n")
+    if sys.stdout.isatty():
+        sys.stdout.buffer.flush()
 
 
 def close_stdout() -> None:

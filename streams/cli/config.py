@@ -48,8 +48,9 @@ def toml(rows: list[tuple[str, Any, str]]) -> str:
         if table != section:
             section = table
             lines += ["", f"[{table}]"]
-        where = "" if origin == "default" else f"  # from {origin}"
-        unset = "# " if value is None or value == STARS else ""
+        where = "" if origin.startswith("default") else f"  # from {origin}"
+        # A default written down would count as set, against what a model's manifest says.
+        unset = "# " if value is None or value == STARS or origin == "default or model" else ""
         lines.append(f"{unset}{name} = {'' if value is None else _toml_value(value)}{where}")
     return "\n".join(lines).lstrip("\n") + "\n"
 
@@ -67,6 +68,11 @@ def _toml_value(value: Any) -> str:
 
 
 def _table(rows: list[tuple[str, Any, str]]) -> None:
+    """A table on a terminal, lines of tab-separated columns elsewhere."""
+    if not sys.stdout.isatty():
+        for key, value, origin in rows:
+            sys.stdout.write(f"{key}\t{json.dumps(value, ensure_ascii=False)}\t{origin}\n")
+        return
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -75,6 +81,6 @@ def _table(rows: list[tuple[str, Any, str]]) -> None:
     for column in ("key", "value", "from"):
         table.add_column(column, overflow="fold")
     for key, value, origin in rows:
-        style = "dim" if origin == "default" else ""
+        style = "dim" if origin.startswith("default") else ""
         table.add_row(key, escape(json.dumps(value, ensure_ascii=False)), origin, style=style)
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+    Console(highlight=False).print(table)

@@ -57,7 +57,7 @@ def consume(
 
 def print_message(record: Record, decoded: Decoded, *, as_json: bool) -> None:
     """Prints one message in one line."""
-    from streams.cli._decoding import readable, when
+    from streams.cli._decoding import text, when
 
     if as_json:
         line: dict[str, Any] = {
@@ -65,26 +65,18 @@ def print_message(record: Record, decoded: Decoded, *, as_json: bool) -> None:
             "partition": record.partition,
             "offset": record.offset,
             "timestamp": when(record.timestamp_ms),
-            "key": _text(record.key),
+            "key": text(record.key),
             "value": decoded.value,
         }
         if record.headers:
-            line["headers"] = [[name, readable(value)] for name, value in record.headers]
+            line["headers"] = [[name, text(value)] for name, value in record.headers]
         if decoded.problem:
             line["problem"] = decoded.problem
         print_json(line)
         return
     import orjson
 
-    key = _text(record.key) or "-"
+    key = text(record.key) or "-"
     problem = f"  ! {decoded.problem}" if decoded.problem else ""
     value = orjson.dumps(decoded.value).decode()
     typer.echo(f"{record.partition}/{record.offset}  {when(record.timestamp_ms)}  {key}  {value}{problem}")
-
-
-def _text(key: bytes | None) -> str | None:
-    """A key as text; bytes that are no text, and what would move a terminal's cursor, are shown escaped."""
-    if key is None:
-        return None
-    text = key.decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else text.encode("unicode_escape").decode()

@@ -181,7 +181,7 @@ def _line(letter: Letter) -> dict[str, Any]:
 
 def _whole(letter: Letter) -> dict[str, Any]:
     """A dead letter with everything that is known of it."""
-    from streams.cli._decoding import readable, when
+    from streams.cli._decoding import text, when
     from streams.cli._letters import retries_of
 
     original = letter.original
@@ -191,8 +191,8 @@ def _whole(letter: Letter) -> dict[str, Any]:
         "detail": letter.dead.detail if letter.dead else "",
         "written_at": when(original.timestamp_ms),
         "retries": retries_of(original),
-        "key": readable(original.key),
-        "headers": {name: readable(item) for name, item in original.headers},
+        "key": text(original.key),
+        "headers": {name: text(item) for name, item in original.headers},
         "size": len(value or b""),
         "value": value.decode("utf-8", "backslashreplace") if value is not None else None,
         "hex": value.hex() if value is not None else None,
