@@ -168,9 +168,10 @@ class _Accepted:
 
     def _forget(self, stop: int) -> None:
         self.ended.append(self.offsets[self.first] // BLOCK_OFFSETS)
-        for row in range(self.first, stop):
-            if self._latest.get(self.ids[row]) == self._gone + row:
-                del self._latest[self.ids[row]]
+        latest = self._latest
+        for row, id_ in enumerate(self.ids[self.first : stop], self._gone + self.first):
+            if latest.get(id_) == row:
+                del latest[id_]
         self.first = stop
 
     def _cut(self) -> None:

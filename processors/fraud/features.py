@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -34,9 +34,10 @@ from numpy.typing import NDArray
 from processors._regions import NEVER, Ints
 from processors._windows import KeyedWindows, Windows
 from processors.fraud.settings import FraudSettings
+from schemas.fraud import Transaction
 
 if TYPE_CHECKING:
-    from schemas.fraud import Transaction
+    from collections.abc import Mapping
 
 Floats = NDArray[np.float64]
 
@@ -97,23 +98,33 @@ class Columns(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, events: Sequence[Transaction], cards: Sequence[bytes], times: Ints, partitions: Ints) -> Columns:
         """Columns of decoded transactions; `cards` are their tokens, `times` their parsed event times."""
-        count = len(events)
-        places = np.array(
-            [(e.merchant_lat, e.merchant_lon, e.home_lat, e.home_lon) for e in events], np.float64
-        ).reshape(count, 4)
+        return cls.of_fields(fields_of(events), cards, times, partitions)
+
+    @classmethod
+    def of_fields(
+        cls, fields: Mapping[str, Sequence[Any]], cards: Sequence[bytes], times: Ints, partitions: Ints
+    ) -> Columns:
+        """The same from the fields of transactions by name, each a column."""
         return cls(
             partitions=partitions,
             cards=cards,
             times=times,
-            amounts=np.fromiter([e.amount for e in events], np.float64, count),
-            merchants=[e.merchant for e in events],
-            categories=[e.category for e in events],
-            merchant_places=places[:, :2],
-            home_places=places[:, 2:],
-            ages=[e.age for e in events],
-            genders=[e.gender for e in events],
-            regions=[e.region for e in events],
+            amounts=np.array(fields["amount"], np.float64),
+            merchants=fields["merchant"],
+            categories=fields["category"],
+            merchant_places=np.array([fields["merchant_lat"], fields["merchant_lon"]], np.float64).T,
+            home_places=np.array([fields["home_lat"], fields["home_lon"]], np.float64).T,
+            ages=fields["age"],
+            genders=fields["gender"],
+            regions=fields["region"],
         )
+
+
+def fields_of(events: Sequence[Transaction]) -> dict[str, Sequence[Any]]:
+    """The fields of transactions by name, each a column."""
+    names = Transaction.__struct_fields__
+    columns = zip(*map(msgspec.structs.astuple, events), strict=True) if events else [()] * len(names)
+    return dict(zip(names, columns, strict=True))
 
 
 class Features(msgspec.Struct, frozen=True):
@@ -126,7 +137,7 @@ class Features(msgspec.Struct, frozen=True):
     @property
     def inputs(self) -> NDArray[np.float32]:
         """What the model sees."""
-        return self.values.astype(np.float32)
+        return self.values.astype(np.float32, order="C")
 
 
 class FraudFeatures:
@@ -158,7 +169,7 @@ class FraudFeatures:
         windows = self.windows.update(
             columns.partitions, columns.cards, columns.times, millionths, np.where(_known(places), places, np.nan)
         )
-        values = np.empty((len(columns.times), len(self.names)))
+        values = np.empty((len(columns.times), len(self.names)), order="F")
         column = {name: values[:, at] for at, name in enumerate(self.names)}
         column["amount"][:] = columns.amounts
         _fill_time(column, columns.times)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -15,16 +17,16 @@ from processors._recent_ids import RecentIds
 from processors._tokens import CardTokens
 from processors._tree_shap import METADATA_KEY, TreeShap
 from processors.fraud.admission import Admission, Admitted
-from processors.fraud.features import HOUR_MS, Columns, FraudFeatures
+from processors.fraud.features import HOUR_MS, Columns, Features, FraudFeatures
 from processors.fraud.merchant_risk import MerchantRiskTable
 from processors.fraud.reasons import Reasons
 from processors.fraud.state import FraudState
 from processors.fraud.tallies import Tallies
 from schemas.envelope import Message, Record, Reject
-from schemas.fraud import FraudScore, MerchantTally, Transaction
+from schemas.fraud import FraudScore, MerchantTally, Reason, Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from processors import Arrays
     from processors.fraud.settings import FraudSettings
@@ -37,6 +39,8 @@ TALLY_TOPIC = "merchant-tallies"
 MINUTE_MS = 60_000
 # A float32 has seven digits; more would only make results longer.
 _PROBABILITY_DIGITS = 8
+
+_NO_REASONS: list[Reason] = []
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +55,10 @@ class Codecs(Protocol):
 class _Batch(msgspec.Struct):
     """What interpret needs of a prepared micro-batch."""
 
-    events: list[Transaction]
+    fields: dict[str, Sequence[Any]]
     tokens: list[str]
     times: NDArray[np.int64]
-    values: NDArray[np.float64]
-    late: NDArray[np.bool_]
+    features: Features
 
 
 class FraudProcessor:
@@ -101,6 +104,8 @@ class FraudProcessor:
         self._tallies = Tallies()
         self._reasons = Reasons(self.inputs)
         self._shap: TreeShap | None = None
+        kinds = [(name, float | None) for name in self.features.names]
+        self._values_type = msgspec.defstruct("FeatureValues", kinds, frozen=True, gc=False)
 
     def attach(self, metadata: Mapping[str, str]) -> None:
         """Takes what the loaded model's file says about itself: the trees that explain its scores."""
@@ -112,11 +117,11 @@ class FraudProcessor:
     def prepare(self, records: list[Record]) -> Prepared:
         """Decodes and checks, then computes features in the order of the records; each becomes history of its card."""
         admitted = self._admission.admit(records)
-        self._cover(records)
+        self._tallies.cover(records)
         batch = self._update(admitted)
-        values = batch.values if self._columns is None else batch.values[:, self._columns]
+        inputs = batch.features.inputs
         return Prepared(
-            inputs={"features": values.astype(np.float32)},
+            inputs={"features": inputs if self._columns is None else inputs[:, self._columns]},
             records=admitted.records,
             context=batch,
             rejects=admitted.rejects,
@@ -153,84 +158,66 @@ class FraudProcessor:
             raise ValueError(f"[domains.fraud] inputs: {unknown[0]!r} is no feature; there are: {', '.join(names)}")
         return None if tuple(self.inputs) == names else [names.index(name) for name in self.inputs]
 
-    def _cover(self, records: list[Record]) -> None:
-        spans: dict[tuple[str, int], list[int]] = {}
-        for record in records:
-            spans.setdefault((record.topic, record.partition), []).append(record.offset)
-        for (topic, partition), offsets in spans.items():
-            self._tallies.cover(topic, partition, min(offsets), max(offsets))
-
     def _update(self, admitted: Admitted) -> _Batch:
-        events = admitted.events
-        tokens = self._tokens.of([event.card for event in events])
-        columns = Columns.of(events, tokens, admitted.times, admitted.partitions)
-        features = self.features.update(columns)
-        self._tallies.add(admitted.records, columns.merchants, (admitted.times // HOUR_MS).tolist())
-        return _Batch(
-            events=events,
-            tokens=[token.hex() for token in tokens],
-            times=admitted.times,
-            values=features.values,
-            late=features.late,
-        )
+        fields = admitted.fields
+        tokens = self._tokens.of(fields["card"])
+        features = self.features.update(Columns.of_fields(fields, tokens, admitted.times, admitted.partitions))
+        hours = admitted.times // HOUR_MS
+        self._tallies.add(admitted.partitions.tolist(), fields["merchant"], hours.tolist())
+        return _Batch(fields, [token.hex() for token in tokens], admitted.times, features)
 
     def _score(self, prepared: Prepared, probabilities: NDArray[np.float64], now_ms: int) -> list[FraudScore]:
+        """Column by column, as fast as C takes them."""
         batch: _Batch = prepared.context
-        records, model = prepared.records, self.model
-        decisions = self._decide(probabilities)
-        reasons = self._explain(prepared.inputs["features"], probabilities)
-        return [
-            FraudScore(
-                event.event_id,
-                token,
-                event.merchant,
-                probability,
-                decision,
-                reasons.get(row, []),
-                features,
-                model,
-                time,
-                now_ms,
-                max(0.0, float(now_ms - record.timestamp_ms)) if record.timestamp_ms > 0 else 0.0,
-                late,
-                event.amount,
-                event.category,
-                event.currency,
-                event.age,
-                event.gender,
-                event.region,
-            )
-            for row, (event, token, probability, decision, features, time, record, late) in enumerate(
-                zip(
-                    batch.events,
-                    batch.tokens,
-                    probabilities.tolist(),
-                    decisions,
-                    self._kept_features(batch.values),
-                    batch.times.tolist(),
-                    records,
-                    batch.late.tolist(),
-                    strict=True,
-                )
-            )
-        ]
+        fields = batch.fields
+        stamps = np.fromiter([record.timestamp_ms for record in prepared.records], np.int64, len(prepared.records))
+        latencies = np.where(stamps > 0, np.maximum(now_ms - stamps, 0), 0).astype(np.float64)
+        columns: dict[str, Iterable[Any]] = {
+            "event_id": fields["event_id"],
+            "card_token": batch.tokens,
+            "merchant": fields["merchant"],
+            "probability": probabilities.tolist(),
+            "decision": self._decide(probabilities),
+            "reasons": self._explain(prepared.inputs["features"], probabilities),
+            "features": self._kept_features(batch.features),
+            "model": repeat(self.model),
+            "event_time": batch.times.tolist(),
+            "scored_at": repeat(now_ms),
+            "latency_ms": latencies.tolist(),
+            "late": batch.features.late.tolist(),
+            **{name: fields[name] for name in ("amount", "category", "currency", "age", "gender", "region")},
+        }
+        return list(map(FraudScore, *(columns[name] for name in FraudScore.__struct_fields__)))
 
     def _decide(self, probabilities: NDArray[np.float64]) -> list[str]:
         review, decline = self.settings.review, self.settings.decline
         levels = (probabilities >= review).astype(np.int64) + (probabilities >= decline)
         return [("approve", "review", "decline")[level] for level in levels.tolist()]
 
-    def _explain(self, inputs: NDArray[np.float32], probabilities: NDArray[np.float64]) -> dict[int, list[Any]]:
-        if self._shap is None:
-            return {}
+    def _explain(self, inputs: NDArray[np.float32], probabilities: NDArray[np.float64]) -> list[list[Reason]]:
+        reasons = [_NO_REASONS] * len(probabilities)
         flagged = np.flatnonzero(probabilities >= self.settings.review)
-        reasons = self._reasons.of(self._shap.contributions(inputs[flagged]))
-        return dict(zip(flagged.tolist(), reasons, strict=True))
+        if self._shap is not None and len(flagged):
+            found = self._reasons.of(self._shap.contributions(inputs[flagged]))
+            for row, why in zip(flagged.tolist(), found, strict=True):
+                reasons[row] = why
+        return reasons
 
-    def _kept_features(self, values: NDArray[np.float64]) -> list[dict[str, float | None]]:
+    def _kept_features(self, features: Features) -> Iterable[Any]:
+        """The values by name: structs, which are made and written three times as fast as dictionaries."""
         if not self.settings.keep_features:
-            return [{} for _ in range(len(values))]
-        cells = values.astype(object)
-        cells[np.isnan(values)] = None
-        names = self.features.names
-        return [dict(zip(names, row, strict=True)) for row in cells.tolist()]
+            return repeat({})
+        return map(self._values_type, *(_plain(column) for column in features.values.T))
+
+
+def _plain(column: NDArray[np.float64]) -> list[float | None]:
+    """Python's numbers: whole ones where all are, None where unknown."""
+    unknown = np.isnan(column)
+    if not unknown.any():
+        whole = column.astype(np.int64)
+        numbers: list[float | None] = (whole if (whole == column).all() else column).tolist()
+        return numbers
+    cells = column.astype(object)
+    cells[unknown] = None
+    numbers = cells.tolist()
+    return numbers

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from schemas.fraud import MerchantTally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from schemas.envelope import Record
 
@@ -17,37 +19,34 @@ class Tallies:
     """Counts since the last drain, per source partition, and the offsets that they cover."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, int], Counter[tuple[str, int]]] = {}
-        self._ranges: dict[tuple[str, int], tuple[int, int]] = {}
+        self._counts: Counter[tuple[int, str, int]] = Counter()
+        self._ranges: dict[int, tuple[str, int, int]] = {}
 
-    def cover(self, topic: str, partition: int, first: int, last: int) -> None:
-        """These offsets were processed, whatever became of them."""
-        low, high = self._ranges.get((topic, partition), (first, last))
-        self._ranges[topic, partition] = (min(low, first), max(high, last))
+    def cover(self, records: Sequence[Record]) -> None:
+        """These records were processed, whatever became of them."""
+        offsets = np.fromiter([record.offset for record in records], np.int64, len(records))
+        partitions = np.fromiter([record.partition for record in records], np.int64, len(records))
+        for partition in np.unique(partitions).tolist():
+            mine = offsets[partitions == partition]
+            first, last = int(mine.min()), int(mine.max())
+            topic, low, high = self._ranges.get(partition, (records[0].topic, first, last))
+            self._ranges[partition] = (topic, min(low, first), max(high, last))
 
-    def add(self, records: Iterable[Record], merchants: Iterable[str], hours: Iterable[int]) -> None:
-        """Counts events that were accepted, given their records."""
-        sources = [(record.topic, record.partition) for record in records]
-        if len(set(sources)) == 1:
-            self._counts.setdefault(sources[0], Counter()).update(zip(merchants, hours, strict=True))
-            return
-        for source, merchant, hour in zip(sources, merchants, hours, strict=True):
-            self._counts.setdefault(source, Counter())[merchant, hour] += 1
+    def add(self, partitions: Iterable[int], merchants: Iterable[str], hours: Iterable[int]) -> None:
+        """Counts transactions that were accepted."""
+        self._counts.update(zip(partitions, merchants, hours, strict=True))
 
     def drain(self) -> list[MerchantTally]:
         """One tally per source partition that was processed since the last call."""
+        columns: dict[int, tuple[list[str], list[int], list[int]]] = {p: ([], [], []) for p in self._ranges}
+        for (partition, merchant, hour), count in self._counts.items():
+            merchants, hours, counts = columns[partition]
+            merchants.append(merchant)
+            hours.append(hour)
+            counts.append(count)
         tallies = [
-            MerchantTally(
-                topic=topic,
-                partition=partition,
-                first_offset=first,
-                last_offset=last,
-                merchants=[merchant for merchant, _ in counts],
-                hours=[hour for _, hour in counts],
-                counts=list(counts.values()),
-            )
-            for (topic, partition), (first, last) in self._ranges.items()
-            for counts in [self._counts.get((topic, partition), Counter())]
+            MerchantTally(topic, partition, first, last, *columns[partition])
+            for partition, (topic, first, last) in self._ranges.items()
         ]
         self._counts.clear()
         self._ranges.clear()
