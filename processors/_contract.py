@@ -215,10 +215,10 @@ def _made_up(tensor: Tensor, shape: tuple[int, ...], fill: float | None, rng: np
     if tensor.values is not None:
         low, high = tensor.values
         values = rng.uniform(low, high, shape) if dtype.kind == "f" else rng.integers(int(low), int(high) + 1, shape)
-        return values.astype(dtype)
+        return np.asarray(values, dtype)
     if fill is not None or dtype.kind != "f":
         return np.full(shape, 1 if fill is None else fill, dtype=dtype)
-    return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
+    return np.asarray(rng.standard_normal(shape, dtype=np.float32), dtype)
 
 
 def _describe(dtype: str, shape: Sequence[int | str | None]) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from processors import _contract, _slices
 from processors._contract import Contract, ContractError, Declared, ModelError, Tensor
 from processors._outputs import Outputs, axis_of, dtype_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
 
     from processors import Arrays
 
@@ -144,7 +144,7 @@ class Rows:
         rows = -1
         for given in self._inputs:
             array = inputs.get(given.name)
-            if array is None or not given.fits(array):
+            if not isinstance(array, np.ndarray) or not given.fits(array):
                 raise ContractError(self._bad(inputs))
             if given.axis is not None:
                 if rows not in (-1, array.shape[given.axis]):
@@ -155,7 +155,7 @@ class Rows:
         return rows
 
     def _bad(self, inputs: Arrays) -> str:
-        got = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
+        got = ", ".join(f"{name} {_described(array)}" for name, array in inputs.items())
         wanted = ", ".join(f"{tensor.name} {tensor.describe()}" for tensor in self._contract.inputs)
         return f"{self._name}: inputs are {got or 'missing'}; declared are {wanted}. This is a bug of the processor."
 
@@ -165,6 +165,10 @@ class Rows:
         found = _contract.differences("output", self._contract.outputs, got)
         if found:
             raise ContractError(f"a run of {self._name} differs from its contract:\n  " + "\n  ".join(found))
+
+
+def _described(value: object) -> str:
+    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
 
 class _Input:
