@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -35,7 +36,7 @@ def broker(
 
     stop = threading.Event()
     data = settings_of(context).data
-    with Broker.start(data, port, heap=heap) as running:
+    with Broker.start(data, port, heap=heap, progress=partial(typer.echo, err=True)) as running:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         endpoints.publish(data, "kafka", running.bootstrap, pid=running.pid)

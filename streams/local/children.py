@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _GUARD = Path(__file__).with_name("_guard.py")
 
+_LARGE_LOG_BYTES = 16 * 1024 * 1024
+
 _Job = tuple["Future[Child]", "Sequence[str]", Path, "Mapping[str, str] | None", tuple[int, ...]]
 
 
@@ -104,8 +106,15 @@ def _spawn_forever(jobs: SimpleQueue[_Job]) -> None:
             result.set_exception(error)
 
 
+def rotate(log: Path) -> None:
+    """Puts a log that grew large aside, over the one put aside before: call it before a start."""
+    if log.exists() and log.stat().st_size > _LARGE_LOG_BYTES:
+        log.replace(log.with_name(f"{log.name}.1"))
+
+
 def _spawn(argv: Sequence[str], log: Path, env: Mapping[str, str] | None, pass_fds: tuple[int, ...]) -> Child:
     log.parent.mkdir(parents=True, exist_ok=True)
+    rotate(log)
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 (an argument list, no shell)
             [sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), *argv],

@@ -14,11 +14,14 @@ import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import platformdirs
 
 from streams.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KAFKA_VERSION = "4.1.2"
 COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
@@ -64,8 +67,10 @@ def read_pins(pin_file: Path = PIN_FILE) -> list[Pin]:
     return [Pin(sha256, *coordinate.split(":")) for sha256, coordinate in filter(None, lines)]
 
 
-def broker_jars(cache: Path | None = None, pin_file: Path = PIN_FILE) -> list[Path]:
-    """All jars of the broker, fetched where they are missing, every one of them as pinned.
+def broker_jars(
+    cache: Path | None = None, pin_file: Path = PIN_FILE, progress: Callable[[str], None] = lambda _: None
+) -> list[Path]:
+    """All jars of the broker, fetched where they are missing, every one of them as pinned; `progress` hears of it.
 
     Raises:
         JarsError: a jar cannot be fetched or has another hash than the pinned one.
@@ -78,6 +83,7 @@ def broker_jars(cache: Path | None = None, pin_file: Path = PIN_FILE) -> list[Pa
         missing = [pin for pin in pins if not (folder / pin.filename).exists()]
         _check_all(folder, [pin for pin in pins if pin not in missing])
         if missing:
+            progress(f"fetching {len(missing)} jars of Kafka {KAFKA_VERSION} (45 MB in all) into {folder}, once")
             _fetch_all(folder, missing)
         _write_atomically(stamp, json.dumps(_stamp_of(pin_file, jars)))
     return jars
