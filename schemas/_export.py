@@ -5,63 +5,72 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from schemas.topics import topics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Where `headrace.clickhouse.database` and `store.ttl_days` are not given: the defaults of the settings.
-_DATABASE, _TTL_DAYS = "headrace", 365
+
+class Target(msgspec.Struct, frozen=True):
+    """What the documents are made for."""
+
+    version: str
+    """Of headrace."""
+    database: str
+    ttl_days: int
 
 
-def json_schemas(version: str) -> dict[str, str]:
+def json_schemas(target: Target) -> dict[str, str]:
     """JSON Schema of each topic."""
-    del version
+    del target
     from schemas.jsonschema import message_schema
 
     return {f"jsonschema/{name}.json": _json(message_schema(topic)) for name, topic in topics().items()}
 
 
-def asyncapi(version: str) -> dict[str, str]:
+def asyncapi(target: Target) -> dict[str, str]:
     """The AsyncAPI document."""
     from schemas.asyncapi import document
 
-    return {"asyncapi.json": _json(document(version))}
+    return {"asyncapi.json": _json(document(target.version))}
 
 
-def clickhouse(version: str) -> dict[str, str]:
+def clickhouse(target: Target) -> dict[str, str]:
     """DDL of each table."""
-    del version
     from schemas.clickhouse import tables
 
-    return {f"clickhouse/{table.name}.sql": f"{table.create_sql(_DATABASE, _TTL_DAYS)};\n" for table in tables()}
+    return {
+        f"clickhouse/{table.name}.sql": f"{table.create_sql(target.database, target.ttl_days)};\n" for table in tables()
+    }
 
 
-def avro(version: str) -> dict[str, str]:
+def avro(target: Target) -> dict[str, str]:
     """Avro schema of each topic whose value has one."""
-    del version
+    del target
     from schemas._avro import avro_schema
 
     return {f"avro/{name}.avsc": _json(avro_schema(message)) for name, message in _values().items()}
 
 
-def protobuf(version: str) -> dict[str, str]:
+def protobuf(target: Target) -> dict[str, str]:
     """Protobuf source of each topic whose value has one."""
-    del version
+    del target
     from schemas._proto_text import proto_text
     from schemas._protobuf import file_descriptor
 
     return {f"protobuf/{name}.proto": proto_text(file_descriptor(message)) for name, message in _values().items()}
 
 
-FORMATS: dict[str, Callable[[str], dict[str, str]]] = {
+FORMATS: dict[str, Callable[[Target], dict[str, str]]] = {
     "jsonschema": json_schemas,
     "asyncapi": asyncapi,
     "clickhouse": clickhouse,
     "avro": avro,
     "protobuf": protobuf,
 }
-"""What makes the files of each format; called with headrace's version."""
+"""What makes the files of each format."""
 
 
 def _values() -> dict[str, Any]:

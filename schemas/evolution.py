@@ -131,14 +131,14 @@ def _describe_member(schema: Schema, root: Schema) -> str:
         if "properties" in schema:
             return str(schema.get("title", "object"))
         return f"map of {describe(schema.get('additionalProperties') or {}, root)}"
-    bounds = _describe_bounds(schema, "length " if kind == "string" else "")
+    bounds = _describe_bounds(schema)
     return f"{kind} ({bounds})" if bounds else kind
 
 
-def _describe_bounds(schema: Schema, unit: str) -> str:
+def _describe_bounds(schema: Schema) -> str:
     signs = {
-        "minLength": ">=",
-        "maxLength": "<=",
+        "minLength": "length >=",
+        "maxLength": "length <=",
         "minimum": ">=",
         "maximum": "<=",
         "exclusiveMinimum": ">",
@@ -151,7 +151,7 @@ def _describe_bounds(schema: Schema, unit: str) -> str:
     said = [
         f"{sign} {schema[word]}" for word, sign in signs.items() if word in schema and _is_worth_telling(schema[word])
     ]
-    return (unit if said else "") + ", ".join(said)
+    return ", ".join(said)
 
 
 def _is_worth_telling(bound: Any) -> bool:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
+from streams.cli._context import settings_of
 from streams.cli._install import version
 from streams.cli._output import print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from schemas.evolution import Change
     from schemas.topics import TopicType
 
@@ -40,7 +43,7 @@ class Wire(StrEnum):
 
 @app.command()
 def show(
-    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="All topics where none is named.")] = None,
+    topic: Annotated[str | None, typer.Argument(metavar="TOPIC", help="All topics where none is named.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON Schema instead of a table.")] = False,
 ) -> None:
     """Show the topics, or the fields of one topic's messages.
@@ -48,7 +51,7 @@ def show(
     Example: `headrace schema show` and then one of the names it lists
     """
     from schemas.jsonschema import message_schema
-    from schemas.topics import find_topic, topics
+    from schemas.topics import topics
 
     if topic is None:
         chosen = list(topics().values())
@@ -57,15 +60,16 @@ def show(
         else:
             _print_topics(chosen)
     elif as_json:
-        print_json(message_schema(find_topic(topic)))
+        print_json(message_schema(_find(topic)))
     else:
-        _print_fields(find_topic(topic))
+        _print_fields(_find(topic))
 
 
 @app.command()
 def export(
+    context: typer.Context,
     directory: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Where to write; standard output where it is left out.")
+        Path | None, typer.Argument(metavar="DIR", help="Where to write; standard output where it is left out.")
     ] = None,
     format_: Annotated[Document | None, typer.Option("--format", "-f", help="One format; all where left out.")] = None,
 ) -> None:
@@ -73,13 +77,15 @@ def export(
 
     Example: `headrace schema export schemas-1.2/` or `headrace schema export --format asyncapi`
     """
-    from schemas._export import FORMATS
+    from schemas._export import FORMATS, Target
 
     if directory is None and format_ is None:
         raise typer.BadParameter("Name a directory to write to, or one --format to print.", param_hint="DIR")
+    settings = settings_of(context)
+    target = Target(version(), settings.clickhouse.database, settings.store.ttl_days)
     files: dict[str, str] = {}
     for name in [format_.value] if format_ else list(FORMATS):
-        files |= FORMATS[name](version())
+        files |= FORMATS[name](target)
     if directory is None:
         sys.stdout.write("\n".join(files.values()))
         return
@@ -94,7 +100,7 @@ def export(
 def diff_(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="An exported JSON Schema, or a directory of them.")],
     new: Annotated[
-        Path | None, typer.Argument(metavar="[NEW]", help="The same of a newer version; these types where left out.")
+        Path | None, typer.Argument(metavar="NEW", help="The same of a newer version; these types where left out.")
     ] = None,
     wire: Annotated[Wire, typer.Option("--format", "-f", help="How the topics are written.")] = Wire.JSON,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
@@ -125,6 +131,15 @@ def diff_(
         _print_changes(found, missing, added)
     if broken:
         raise typer.Exit(1)
+
+
+def _find(topic: str) -> TopicType:
+    from schemas.topics import find_topic
+
+    try:
+        return find_topic(topic)
+    except KeyError as error:
+        raise typer.BadParameter(error.args[0], param_hint="TOPIC") from None
 
 
 def _own_schemas() -> dict[str, dict[str, Any]]:
@@ -219,7 +234,7 @@ def _whom(change: Change) -> str:
     return f" [not for {', '.join(hurt)}]" if hurt else ""
 
 
-def _print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Columns as wide as they need to be, the last one free."""
     widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles) - 1)]
     for row in [titles, *rows]:
