@@ -12,7 +12,10 @@ still apply a delayed end of transaction to the next one.
 
 from __future__ import annotations
 
+import logging
 import time
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from schemas.envelope import Message
+
+log = logging.getLogger(__name__)
 
 # Measured on raw relays: lz4 costs nothing, zstd a third; 1 MB batches 307k msg/s against 192k at 16 KB; 5 ms linger
 # 307k against 226k at none.
@@ -80,6 +85,7 @@ class TransactionalEmitter:
     ) -> None:
         self._timeout_s = timeout_s
         self._open = False
+        self._bounded = _BoundedCalls()
         self._producer = Producer(
             {
                 **_PRODUCER_DEFAULTS,
@@ -105,10 +111,7 @@ class TransactionalEmitter:
                 return
             self.send(())
         positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
-        self._retry(
-            "put the offsets into the transaction",
-            lambda: self._producer.send_offsets_to_transaction(positions, group_metadata, self._timeout_s),
-        )
+        self._retry("put the offsets into the transaction", lambda: self._send_offsets(positions, group_metadata))
         self._retry("commit the transaction", lambda: self._producer.commit_transaction(self._timeout_s))
         self._open = False
 
@@ -123,8 +126,17 @@ class TransactionalEmitter:
 
     def close(self) -> None:
         # Messages of an open transaction are dropped: nobody waits for the deliveries of what will be aborted.
+        self._bounded.close()
         self._producer.purge()
         self._producer.flush(1.0)
+
+    def _send_offsets(self, positions: list[TopicPartition], group_metadata: object) -> None:
+        """Bounded from outside: librdkafka ignores this call's time-out and may block for ever (librdkafka 5456)."""
+        send = self._producer.send_offsets_to_transaction
+        try:
+            self._bounded.call(lambda: send(positions, group_metadata, self._timeout_s), self._timeout_s + 1)
+        except TimeoutError as error:
+            raise UnknownOutcomeError("the group coordinator did not take the offsets in time") from error
 
     def _call(self, what: str, action: Any) -> None:
         try:
@@ -142,9 +154,46 @@ class TransactionalEmitter:
                 retriable = error.args[0].retriable() and not error.args[0].txn_requires_abort()
                 if not retriable or time.monotonic() > deadline:
                     raise _translate(what, error) from error
+                log.info("trying again to %s: %s", what, error.args[0].str())
                 time.sleep(0.05)
             else:
                 return
+
+
+class _BoundedCalls:
+    """Runs calls one by one on a daemon thread, so that one which never returns can be left behind."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Any] = SimpleQueue()
+        self._outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
+        Thread(target=self._serve, daemon=True, name="bounded-calls").start()
+
+    def call(self, action: Any, timeout_s: float) -> None:
+        """Runs an action and raises what it raises.
+
+        Raises:
+            TimeoutError: It did not return in time; nothing can be called here any more.
+        """
+        self._calls.put(action)
+        try:
+            outcome = self._outcomes.get(timeout=timeout_s)
+        except Empty:
+            raise TimeoutError from None
+        if outcome is not None:
+            raise outcome
+
+    def close(self) -> None:
+        """Ends the thread once it is idle."""
+        self._calls.put(None)
+
+    def _serve(self) -> None:
+        while (action := self._calls.get()) is not None:
+            try:
+                action()
+            except BaseException as error:  # handed over to the caller, whatever it is
+                self._outcomes.put(error)
+            else:
+                self._outcomes.put(None)
 
 
 class AtLeastOnceEmitter:

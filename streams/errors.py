@@ -3,7 +3,8 @@
 HeadraceError
 ├── WorldError        Kafka or the network: abort, rewind, try again
 │   ├── AbortError         the transaction is void, the producer is fine
-│   └── UnknownOutcomeError       the outcome is not known or the producer is spent: a new producer, offsets read again
+│   ├── UnknownOutcomeError       the outcome is not known or the producer is spent: a new producer, offsets read again
+│   └── ConsumerSpentError        the consumer is spent: a new one, which joins the group afresh
 └── StopError              going on would be wrong: leave, saying why
 """
 
@@ -24,6 +25,10 @@ class AbortError(WorldError):
 
 class UnknownOutcomeError(WorldError):
     """The producer cannot go on, or a commit's outcome is unknown: make a new one and read the offsets again."""
+
+
+class ConsumerSpentError(WorldError):
+    """librdkafka declared the consumer dead; a new one joins the group and reads the committed offsets."""
 
 
 class StopError(HeadraceError):

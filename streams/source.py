@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.envelope import Record
-from streams.errors import StopError, WorldError
+from streams.errors import ConsumerSpentError, StopError, WorldError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,6 +42,8 @@ _CONSUMER_DEFAULTS: dict[str, Any] = {
     "partition.assignment.strategy": "range",
 }
 _METADATA_TIMEOUT_S = 30.0
+# After an outage this recent, being fenced means that Kafka still knew this worker's own former self.
+_OUTAGE_MEMORY_S = 120.0
 
 
 def record(message: Any) -> Record:
@@ -92,12 +94,14 @@ class Source:
         self._next: dict[int, int] = {}
         self._paused: set[int] = set()
         self._rebalanced = False
+        self._outage_at = float("-inf")
         membership = {"group.instance.id": instance} if instance else {}
         self.consumer = Consumer(
             {
                 **_CONSUMER_DEFAULTS,
                 **config,
                 **membership,
+                "error_cb": self._on_error,
                 "group.id": group,
                 "session.timeout.ms": session_timeout_ms,
                 "heartbeat.interval.ms": max(200, session_timeout_ms // 6),
@@ -115,7 +119,8 @@ class Source:
 
         Raises:
             StopError: The input is gone (offsets no longer retained), or another member took this one's identity.
-            WorldError: Kafka failed in a way that a fresh start may mend.
+            ConsumerSpentError: This source can do no more; a new one can.
+            WorldError: Kafka failed in a way that another try may mend.
         """
         self._rebalanced = False
         try:
@@ -123,7 +128,8 @@ class Source:
         except KafkaException as error:
             raise self._translate(error.args[0], None) from error
         if self._rebalanced:
-            return []
+            # Only what ended the consumer matters of a poll whose records are dropped.
+            messages = [m for m in messages if m.error() is not None and m.error().code() == KafkaError._FATAL]
         return [record(m) for m in messages if m.error() is None or self._raise_if_serious(m)]
 
     def advance(self, records: Iterable[Record]) -> None:
@@ -217,6 +223,7 @@ class Source:
 
     def _lost(self, consumer: Any, _partitions: list[TopicPartition]) -> None:
         self._rebalanced = True
+        self._outage_at = time.monotonic()
         try:
             self._listener.on_lost()
         finally:
@@ -279,12 +286,19 @@ class Source:
             position = TopicPartition(self.topic, partition, self._next[partition])
             self._seek(position, time.monotonic() + _METADATA_TIMEOUT_S)
             return False
-        if error.code() == KafkaError._PARTITION_EOF or error.retriable():
+        if error.code() in (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN) or error.retriable():
             return False
         raise self._translate(error, message.partition())
 
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._outage_at = time.monotonic()
+
     def _translate(self, error: KafkaError, partition: int | None) -> WorldError | StopError:
         where = self.topic if partition is None else f"{self.topic}[{partition}]"
-        if error.code() == KafkaError.FENCED_INSTANCE_ID:
-            return StopError(f"{where}: another worker joined under this instance id; give each a --slot of its own.")
-        return WorldError(f"{where}: {error.str()} ({error.name()})")
+        message = f"{where}: {error.str()} ({error.name()})"
+        if error.code() not in (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID):
+            return WorldError(message)
+        if time.monotonic() - self._outage_at < _OUTAGE_MEMORY_S:
+            return ConsumerSpentError(message)
+        return StopError(f"{message}. If another worker joined under this instance id, give each a --slot of its own.")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from schemas.dead_letter import to_message
 from schemas.envelope import Message, Record, Reject
 from streams.batcher import Batcher
-from streams.errors import AbortError, StopError, UnknownOutcomeError, WorldError
+from streams.errors import AbortError, ConsumerSpentError, StopError, UnknownOutcomeError, WorldError
 from streams.inference import infer
 from streams.source import Source
 from streams.state import ChangelogReader, TableFollower
@@ -79,7 +79,7 @@ class Worker:
         # let the poll that runs the callback return, and drop, its first records.
         self._startable: set[int] = set()
         self._stopping = False
-        self._source = Source(
+        self._make_source = lambda: Source(
             kafka,
             processor.input_topic,
             group=group,
@@ -89,6 +89,7 @@ class Worker:
             on_lost_offsets=settings.on_lost_offsets,
             listener=self,
         )
+        self._source = self._make_source()
         self._emitter = make_emitter(self._source)
 
     def run(self) -> None:
@@ -222,6 +223,11 @@ class Worker:
         self._discard(self._broken)
         if self._restorer is not None:
             self._restorer.cancel(list(self._restorer.progress))
+        if isinstance(self._broken, ConsumerSpentError):
+            self._source.close()
+            self._source = self._make_source()
+            self._broken = UnknownOutcomeError("the consumer is new, and so must be what is bound to it")
+            self._discard(self._broken)
         self._begin_restore(self._source.rewind())
         self._broken = None
 

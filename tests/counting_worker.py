@@ -1,0 +1,50 @@
+"""A worker process around `CountingProcessor`, to be killed: `python tests/counting_worker.py JSON`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from doubles import CountingProcessor, EchoingSession, SilentMetrics
+
+from streams.emitter import AtLeastOnceEmitter, TransactionalEmitter
+from streams.settings import WorkerSettings
+from streams.worker import Worker
+
+
+def make_worker(
+    bootstrap: str, topic: str, output: str, group: str, slot: str, *, static: bool = True, **settings: object
+) -> Worker:
+    """A worker on `topic`, whose changelog and dead letters are named after its output topic."""
+    kafka = {"bootstrap.servers": bootstrap}
+    chosen = WorkerSettings(**{"session_timeout_ms": 3000, "commit_interval_ms": 20, **settings})  # type: ignore[arg-type]
+
+    def emitter(source: object) -> TransactionalEmitter | AtLeastOnceEmitter:
+        if chosen.delivery == "at-least-once":
+            return AtLeastOnceEmitter(kafka, source.consumer)  # type: ignore[attr-defined]
+        return TransactionalEmitter(kafka, f"{group}-{slot}", transaction_timeout_ms=10_000, timeout_s=5)
+
+    return Worker(
+        CountingProcessor(topic, output),
+        EchoingSession(),
+        chosen,
+        kafka=kafka,
+        group=group,
+        instance=f"{group}-{slot}" if static else None,
+        changelog=f"{output}.changelog",
+        dead_letters=f"{output}.dead-letters",
+        make_emitter=emitter,
+        metrics=SilentMetrics(),  # type: ignore[arg-type]
+    )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    worker = make_worker(**json.loads(sys.argv[1]))
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    worker.run()
