@@ -275,9 +275,8 @@ class KeyedWindows:
     def _sweep(self, count: int = _SWEEP) -> None:
         if not self.keys:
             return
-        start = self._swept if self._swept < len(self.keys) else 0
-        self._swept = min(start + count, len(self.keys))
-        slots = np.arange(start, self._swept)
+        slots = (self._swept + np.arange(min(count, len(self.keys)))) % len(self.keys)
+        self._swept = (int(slots[-1]) + 1) % len(self.keys)
         owners = self.owner[slots]
         newest = self.regions.newest(slots)
         for partition in np.unique(owners[owners >= 0]).tolist():
@@ -399,7 +398,8 @@ class KeyedWindows:
 
     def _time_before(self, index: Ints, begin: Ints, floors: Ints) -> Ints:
         before = self.regions.time[index - 1]
-        return np.where((index > begin) & (before > floors), before, NEVER)
+        found: Ints = np.where((index > begin) & (before > floors), before, NEVER)
+        return found
 
     def _touch(self, slots: Ints, index: Ints) -> None:
         """The blocks of these slots change from this index on, and from the last event so far at the latest.

@@ -210,14 +210,13 @@ class FraudProcessor:
         return map(self._values_type, *(_plain(column) for column in features.values.T))
 
 
-def _plain(column: NDArray[np.float64]) -> list[float | None]:
+def _plain(column: NDArray[Any]) -> list[float | None]:
     """Python's numbers: whole ones where all are, None where unknown."""
     unknown = np.isnan(column)
-    if not unknown.any():
-        whole = column.astype(np.int64)
-        numbers: list[float | None] = (whole if (whole == column).all() else column).tolist()
-        return numbers
-    cells = column.astype(object)
-    cells[unknown] = None
-    numbers = cells.tolist()
+    if unknown.any():
+        column = column.astype(object)
+        column[unknown] = None
+    elif (column == (whole := column.astype(np.int64))).all():
+        column = whole
+    numbers: list[float | None] = column.tolist()
     return numbers
