@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["STARS", "is_secret_name", "is_secret_type", "redact_text", "redact_url", "secrets_of", "shown"]
+__all__ = ["STARS", "hints_of", "is_secret_name", "is_secret_type", "redact_text", "redact_url", "secrets_of", "shown"]
 
 STARS = "****"
 
@@ -24,6 +25,12 @@ _URL_PASSWORD = re.compile(r"(://[^\s:/@]*):(\S*)@")
 _QUERY_SECRET = re.compile(r"([?&](?:[\w.-]*(?:password|secret|token|key)))=([^&\s#]+)", re.IGNORECASE)
 # Shorter strings are part of ordinary words: replacing them would spoil a log and hide nothing.
 _SHORTEST_SECRET = 6
+
+
+@cache
+def hints_of(kind: type) -> dict[str, Any]:
+    """The types of a class's fields, with what `Annotated` says of them; resolving the names takes a while."""
+    return get_type_hints(kind, include_extras=True)
 
 
 def is_secret_name(name: str) -> bool:
@@ -54,7 +61,7 @@ def redact_text(text: str, secrets: frozenset[str] = frozenset()) -> str:
 def shown(value: Any, name: str = "", *, secret: bool = False) -> Any:
     """A value of the settings as it may be printed; tables and sections are redacted inside."""
     if isinstance(value, msgspec.Struct):
-        hints = get_type_hints(type(value), include_extras=True)
+        hints = hints_of(type(value))
         return {
             field: shown(getattr(value, field), field, secret=secret or is_secret_type(hints[field]))
             for field in value.__struct_fields__
@@ -77,7 +84,7 @@ def secrets_of(value: Any) -> frozenset[str]:
 
 def _secrets(value: Any, name: str, *, secret: bool) -> Iterator[str]:
     if isinstance(value, msgspec.Struct):
-        hints = get_type_hints(type(value), include_extras=True)
+        hints = hints_of(type(value))
         for field in value.__struct_fields__:
             yield from _secrets(getattr(value, field), field, secret=secret or is_secret_type(hints[field]))
     elif isinstance(value, dict):

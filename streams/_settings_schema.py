@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from streams._settings_redact import is_secret_name, is_secret_type
+from streams._settings_redact import hints_of, is_secret_name, is_secret_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -127,7 +127,7 @@ def grow(annotation: Any, *, secret: bool = False) -> Node:
     secret = secret or is_secret_type(annotation)
     bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
-        hints = get_type_hints(bare, include_extras=True)
+        hints = hints_of(bare)
         children = {name: grow(hints[name], secret=secret) for name in bare.__struct_fields__}
         return Node(annotation, bare, children=children, secret=secret)
     if get_origin(bare) is dict:
@@ -141,7 +141,8 @@ def grow(annotation: Any, *, secret: bool = False) -> Node:
 def _joined(name: str, item: dict[str, Any], node: Node | None) -> Iterator[tuple[str, Any]]:
     """Joins `{"sasl": {"username": x}}` to `sasl.username`, down to where a name of the table's own type stands."""
     inner = node.children if node is not None else None
-    reached = node is None or node.bare is Any or (inner is not None and (not item or inner.keys() & item.keys()))
+    free = node is None or node.bare is Any or node.free is not None
+    reached = free or (inner is not None and (not item or bool(inner.keys() & item.keys())))
     if reached or (inner is not None and not all(isinstance(value, dict) for value in item.values())):
         yield name, item
         return
