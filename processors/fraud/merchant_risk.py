@@ -121,6 +121,11 @@ class MerchantRiskLedger:
         """Start of the newest hour that a tally mentioned."""
         return None if self._transactions.head is None else self._transactions.head * HOUR_MS
 
+    @property
+    def labels_over_limit(self) -> int:
+        """Fraud labels not taken because their merchant has too many."""
+        return self._labels.over_limit
+
     def __len__(self) -> int:
         return len(self._rows)
 

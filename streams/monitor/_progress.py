@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -110,24 +111,33 @@ class Watchdog:
                 await asyncio.sleep(_LOOK_S)
 
     async def _look_until_lost(self) -> None:
-        async with AIOKafkaConsumer(**self._settings, isolation_level="read_committed") as client:
-            while not self._stop.is_set():
-                ends = await asyncio.wait_for(self._ends(client), _ANSWER_S)
-                self._broker_answers = True
-                self._progress.observe(time.monotonic(), self._reached(), ends)
-                self._on_lag(self._progress.lag)
-                if self._progress.stalled_s(time.monotonic()) > self._timeout_s:
-                    leave(f"no progress for {self._timeout_s:.0f} s on {', '.join(self._progress.stalled())}")
-                await asyncio.sleep(_LOOK_S)
+        admin = AIOKafkaAdminClient(**self._settings)
+        try:
+            await admin.start()
+            async with AIOKafkaConsumer(**self._settings, isolation_level="read_committed") as client:
+                while not self._stop.is_set():
+                    self._judge(await asyncio.wait_for(self._ends(admin, client), _ANSWER_S))
+                    await asyncio.sleep(_LOOK_S)
+        finally:
+            await admin.close()
 
-    async def _ends(self, client: AIOKafkaConsumer) -> dict[Partition, int]:
-        partitions = []
-        for topic in self._topics:
-            if topic not in await client.topics():
-                continue
-            partitions += [TopicPartition(topic, number) for number in client.partitions_for_topic(topic) or ()]
+    async def _ends(self, admin: AIOKafkaAdminClient, client: AIOKafkaConsumer) -> dict[Partition, int]:
+        described = await admin.describe_topics(list(self._topics))
+        partitions = [
+            TopicPartition(topic["topic"], partition["partition"])
+            for topic in described
+            for partition in topic["partitions"]
+        ]
         ends = await client.end_offsets(partitions)
         return {(partition.topic, partition.partition): end for partition, end in ends.items()}
+
+    def _judge(self, ends: Mapping[Partition, int]) -> None:
+        now = time.monotonic()
+        self._broker_answers = True
+        self._progress.observe(now, self._reached(), ends)
+        self._on_lag(self._progress.lag)
+        if self._progress.stalled_s(now) > self._timeout_s:
+            leave(f"no progress for {self._timeout_s:.0f} s on {', '.join(self._progress.stalled())}")
 
 
 def leave(why: str, code: int = EXIT_STALLED) -> NoReturn:

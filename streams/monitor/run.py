@@ -14,16 +14,9 @@ from streams.local.locks import DirectoryLock
 from streams.local.topics import TopicSpec, ensure_topics
 from streams.monitor import _kafka
 from streams.monitor._app import run_app
+from streams.monitor._merchants import DEAD_LETTERS, INPUTS, LABELS, RISK, TALLIES, Codecs
 from streams.monitor._progress import Watchdog
-from streams.monitor.merchant_risk import (
-    CHANGELOG,
-    DEAD_LETTERS,
-    INPUTS,
-    LABELS,
-    RISK,
-    TALLIES,
-    MerchantRiskMonitor,
-)
+from streams.monitor.merchant_risk import CHANGELOG, MerchantRiskMonitor
 from streams.observe.health import Endpoint
 from streams.observe.metrics import MonitorMetrics
 
@@ -35,6 +28,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENDPOINT = "monitor"
+
+# Faust reads about 8,000 records/s back, so what is read back is kept short: small segments, closed after a minute, can
+# be compacted soon.
+_CHANGELOG_CONFIG = {"segment.bytes": str(8 * 1024 * 1024), "segment.ms": "60000"}
 
 
 class UnknownMonitorError(StopError):
@@ -58,15 +55,7 @@ def run_monitor(settings: Settings, domain: str = "fraud") -> NoReturn:
     DirectoryLock.acquire(folder, "a monitor")
     _ensure(config, settings)
     metrics = MonitorMetrics()
-    monitor = MerchantRiskMonitor(
-        config,
-        folder,
-        settings.monitor,
-        codec_for(LABELS, TransactionLabel, settings.topics.get(LABELS), settings.registry),
-        codec_for(TALLIES, MerchantTally, settings.topics.get(TALLIES), settings.registry),
-        codec_for(RISK, MerchantRisk, settings.topics.get(RISK), settings.registry),
-        metrics,
-    )
+    monitor = MerchantRiskMonitor(config, folder, settings.monitor, _codecs(settings), metrics)
     watchdog = Watchdog(
         _kafka.client_settings(config), INPUTS, monitor.reached, settings.monitor.stall_timeout_s, metrics.observe_lag
     )
@@ -88,6 +77,15 @@ def run_monitor(settings: Settings, domain: str = "fraud") -> NoReturn:
         endpoints.withdraw(settings.data, ENDPOINT)
 
 
+def _codecs(settings: Settings) -> Codecs:
+    topics, registry = settings.topics, settings.registry
+    return Codecs(
+        tallies=codec_for(TALLIES, MerchantTally, topics.get(TALLIES), registry),
+        labels=codec_for(LABELS, TransactionLabel, topics.get(LABELS), registry),
+        risk=codec_for(RISK, MerchantRisk, topics.get(RISK), registry),
+    )
+
+
 def _ensure(config: Mapping[str, str], settings: Settings) -> None:
     partitions, replication = settings.kafka.partitions, settings.kafka.replication
     ensured = ensure_topics(
@@ -98,7 +96,7 @@ def _ensure(config: Mapping[str, str], settings: Settings) -> None:
             DEAD_LETTERS: TopicSpec(partitions, {}, replication),
             RISK: TopicSpec.compacted(partitions, replication),
             # One partition, so that whatever partition an event came from, a merchant's records are in one order.
-            CHANGELOG: TopicSpec.compacted(1, replication),
+            CHANGELOG: TopicSpec.compacted(1, replication, **_CHANGELOG_CONFIG),
         },
     )
     for difference in ensured.differences:
