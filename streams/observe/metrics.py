@@ -151,7 +151,7 @@ class MonitorMetrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         own = self.registry
-        self._read = Counter("headrace_monitor_messages", "Messages read and kept.", ["topic"], registry=own)
+        self._read = Counter("headrace_monitor_messages", "Messages read.", ["topic"], registry=own)
         self._dead = Counter("headrace_monitor_dead_letters", "Messages not understood.", ["reason"], registry=own)
         self._told = Counter("headrace_monitor_told", "Figures sent.", registry=own)
         self._skipped = Gauge(
@@ -160,17 +160,20 @@ class MonitorMetrics:
         self._keys = Gauge("headrace_monitor_keys", "Keys with figures or labels.", registry=own)
         self._as_of = Gauge("headrace_monitor_as_of_seconds", "Newest event time that figures know of.", registry=own)
         self._lag = Gauge("headrace_monitor_lag", "Messages behind the end.", ["topic", "partition"], registry=own)
-        self._flush = Histogram(
-            "headrace_monitor_flush_seconds", "Seconds per flush.", buckets=STAGE_BUCKETS_S, registry=own
+        self._keep = Histogram(
+            "headrace_monitor_keep_seconds", "Seconds to write changed keys.", buckets=STAGE_BUCKETS_S, registry=own
         )
 
-    def observe_flush(self, seconds: float, read: Mapping[str, int], dead: Iterable[str]) -> None:
-        """Counts a flush: messages by topic, and the reasons of those that were not understood."""
-        self._flush.observe(seconds)
+    def observe_read(self, read: Mapping[str, int], dead: Iterable[str]) -> None:
+        """Counts messages by topic, and the reasons of those that were not understood."""
         for topic, count in read.items():
             self._read.labels(topic).inc(count)
         for reason in dead:
             self._dead.labels(reason).inc()
+
+    def observe_keep(self, seconds: float) -> None:
+        """Adds the seconds that it took to write all changed keys."""
+        self._keep.observe(seconds)
 
     def observe_figures(self, told: int, keys: int, as_of_ms: int | None, skipped: Mapping[str, int]) -> None:
         """Counts figures that were sent, and shows what is known."""
