@@ -68,7 +68,7 @@ def _whole_numbers(values: Sequence[str | float]) -> tuple[NDArray[np.int64], di
         times = np.array(values, dtype=np.int64)
     except OverflowError:
         return _one_by_one(values)
-    beyond = np.abs(times) > _LATEST_MS
+    beyond = (times > _LATEST_MS) | (times < -_LATEST_MS)
     if not beyond.any():
         return times, {}
     return np.where(beyond, 0, times), dict.fromkeys(np.flatnonzero(beyond).tolist(), "invalid_time")
