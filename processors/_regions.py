@@ -85,7 +85,7 @@ class Regions:
         return self.sum_before(index + 1, slots) - self.prefix[index]
 
     def reserve(self, slots: Ints, more: Ints) -> None:
-        """Makes room behind the last event of each slot (all different); moves the histories that have none."""
+        """Makes room behind the last event of each slot (all different); moves the histories that lack it."""
         crowded = self.end[slots] + more > self.start[slots] + self.room[slots]
         if not crowded.any():
             return
@@ -93,20 +93,27 @@ class Regions:
         begin, length = self.begin[slots], self.end[slots] - self.begin[slots]
         # A quarter of slack, so that a history that is cut as fast as it grows moves rarely.
         sizes = np.maximum(np.frexp((length + length // 4 + more - 1).astype(np.float64))[1], _SMALLEST)
-        starts = self._take(sizes)
-        source, target = ranges(begin, length), ranges(starts, length)
-        self.time[target] = self.time[source]
-        self.prefix[target] = self.prefix[source]
-        self._give_back(slots)
-        self.start[slots] = self.begin[slots] = starts
-        self.room[slots] = np.left_shift(1, sizes.astype(np.int64))
-        self.end[slots] = starts + length
+        source = ranges(begin, length)
+        times, prefixes = self.time[source], self.prefix[source]
+        grows = np.left_shift(1, sizes.astype(np.int64)) > self.room[slots]
+        if grows.any():
+            self._replace(slots[grows], sizes[grows])
+        starts = self.start[slots]
+        target = ranges(starts, length)
+        self.time[target], self.prefix[target] = times, prefixes
+        self.begin[slots], self.end[slots] = starts, starts + length
 
     def clear(self, slots: Ints) -> None:
         """Forgets the histories of these slots and gives their regions back."""
         self._give_back(slots)
         for column in (self.start, self.room, self.begin, self.end, self.total):
             column[slots] = 0
+
+    def _replace(self, slots: Ints, sizes: Ints) -> None:
+        """Other regions, of these sizes, for slots whose histories are in the caller's hands."""
+        self._give_back(slots)
+        self.start[slots] = self._take(sizes)
+        self.room[slots] = np.left_shift(1, sizes.astype(np.int64))
 
     def _take(self, sizes: Ints) -> Ints:
         """Starts of regions of these sizes (exponents of two), from the free lists or behind the columns' top."""

@@ -394,7 +394,8 @@ class KeyedWindows:
         regions.total[touched] += np.add.reduceat(rows.amounts, rows.heads)
 
     def _bounds(self, rows: _Rows) -> Ints:
-        return np.maximum(rows.times[:, None] - self._spans, rows.floors[:, None])
+        bounds: Ints = np.maximum(rows.times[:, None] - self._spans, rows.floors[:, None])
+        return bounds
 
     def _time_before(self, index: Ints, begin: Ints, floors: Ints) -> Ints:
         before = self.regions.time[index - 1]
