@@ -41,6 +41,8 @@ def measure(
 ) -> tuple[Point, ...]:
     """Times runs of rising size until the sizes, the time or the gain is used up; always measures the first size.
 
+    A larger size that raises, such as one that does not fit into a device's memory, ends the curve before it.
+
     Args:
         run: Runs the model once with so many rows.
         sizes: Numbers of rows, rising.
@@ -57,7 +59,13 @@ def measure(
         if index and clock() + 3 * expected_s > end:
             break
         share_s = (end - clock()) / (len(sizes) - index)
-        points.append(Point(size, _shortest(run, size, repeats, share_s, clock) * 1000))
+        try:
+            shortest_s = _shortest(run, size, repeats, share_s, clock)
+        except Exception:
+            if not points:
+                raise
+            break
+        points.append(Point(size, shortest_s * 1000))
         best = max(point.rows_per_s for point in points)
         hopeless = hopeless + 1 if points[-1].rows_per_s < _HOPELESS * best else 0
         if hopeless == 2:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 CPU = "CPUExecutionProvider"
 
@@ -68,6 +68,26 @@ def options(provider: str, device_id: int, cache_dir: Path | None, profile: str)
         }  # fmt: skip
         return {"device_id": device_id, **cache}
     return {}
+
+
+def fallbacks(wanted: Sequence[str], got: str, reasons: Mapping[str, str]) -> list[str]:
+    """A sentence for each provider that comes before the one we got."""
+    before = list(wanted)[: list(wanted).index(got)] if got in wanted else list(wanted)
+    return [f"wanted {name}, got {got}: {reasons.get(name, 'it runs no part of the model')}" for name in before]
+
+
+def no_gpu(name: str, active: Sequence[str], available: Sequence[str]) -> str:
+    """Why a model that must run on a GPU does not, and what to do."""
+    if GPU_PROVIDERS & set(active):
+        return (
+            f"{name}: a GPU is required, but {active[0]} has no kernel for any node of this model "
+            "(tree ensembles run on CPUs only); set model.require_gpu to false for it"
+        )
+    return (
+        f"{name}: a GPU is required, and none runs it (the log has each provider's reason; available here: "
+        f"{', '.join(available)}); install with `uv sync --extra gpu --no-group cpu`, "
+        "check that `nvidia-smi` shows the GPU, or set model.require_gpu to false"
+    )
 
 
 def gpu_visible() -> bool:

@@ -53,13 +53,17 @@ class Rows:
         self.slice = fixed or slice_size
         self.pad = pad or fixed is not None
         self.last_run_ms = 0.0
+        self.failed_runs = 0
+        """Runs that raised since the start, whole slices and their parts."""
         self.known_good: Arrays | None = None
         """One row that the model ran."""
+        self.fixed = fixed
+        """Rows that the model insists on, if it does."""
         self._fill: float | None = None
-        self._run_once = run_once
+        self.run_once = run_once
+        """One run, without a check of what is fed or comes out."""
         self._contract = contract
         self._name = name
-        self._fixed = fixed
         self._inputs = [_Input(tensor) for tensor in contract.inputs]
         self._outputs = [(tensor.name, axis_of(tensor)) for tensor in contract.outputs]
         self._kept = Outputs(name, contract.outputs)
@@ -72,7 +76,11 @@ class Rows:
         failed: dict[int, str] = {}
 
         def run_rows(start: int, stop: int) -> None:
-            self._kept.keep(start, self._run_slice(inputs, start, stop))
+            try:
+                self._kept.keep(start, self._run_slice(inputs, start, stop))
+            except Exception:
+                self.failed_runs += 1
+                raise
 
         for start, stop in _slices.spans(rows, self.slice):
             if wrong := _slices.isolate(run_rows, start, stop):
@@ -106,6 +114,19 @@ class Rows:
         """So many made-up rows of the kind that `find_good` found to run."""
         return _contract.sample(self._contract, rows, self._fill)
 
+    def run_together(self, inputs: Arrays) -> Arrays:
+        """One run of all rows as they are, neither cut nor padded; raises what the model raises."""
+        results = self._checked(self.run_once(inputs), self._count(inputs))
+        return {name: result for (name, _), result in zip(self._outputs, results, strict=True)}
+
+    def run_alone(self, inputs: Arrays) -> Arrays:
+        """Runs row by row, whatever the slice size; rows that fail hold zeros."""
+        usual, self.slice = self.slice, self.fixed or 1
+        try:
+            return self.run(inputs)[0]
+        finally:
+            self.slice = usual
+
     def _run_slice(self, inputs: Arrays, start: int, stop: int) -> list[np.ndarray]:
         rows = size = stop - start
         # Spelt out for the first axis: a call per input and slice would be a share of small models' time.
@@ -114,18 +135,21 @@ class Rows:
             for given in self._inputs
         }
         if self.pad:
-            size = self._fixed or _slices.padded_size(rows, self.slice)
+            size = self.fixed or _slices.padded_size(rows, self.slice)
             feed = {given.name: given.padded(feed[given.name], size) for given in self._inputs}
-        results = self._run_once(feed)
-        for (name, axis), result in zip(self._outputs, results, strict=True):
-            if result.ndim <= axis or result.shape[axis] != size:
-                raise ContractError(
-                    f"{self._name}: output {name!r} has shape {list(result.shape)} for {size} rows: "
-                    f"its axis {axis} is declared `batch` and does not count rows"
-                )
+        results = self._checked(self.run_once(feed), size)
         if size == rows:
             return results
         return [_slices.cut(result, 0, rows, axis) for (_, axis), result in zip(self._outputs, results, strict=True)]
+
+    def _checked(self, results: list[np.ndarray], rows: int) -> list[np.ndarray]:
+        for (name, axis), result in zip(self._outputs, results, strict=True):
+            if result.ndim <= axis or result.shape[axis] != rows:
+                raise ContractError(
+                    f"{self._name}: output {name!r} has shape {list(result.shape)} for {rows} rows: "
+                    f"its axis {axis} is declared `batch` and does not count rows"
+                )
+        return results
 
     def _settle(self) -> None:
         """Raises where a row that ran before fails too."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime
 
-from processors import _contract, _curve, _hardware, _slices
+from processors import _contract, _hardware, _slices, _warmup
 from processors._contract import Contract, ContractError, Declared, ModelError
 from processors._models import Model
 from processors._rows import Rows
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from processors import Arrays
+    from processors import Arrays, _curve
 
 LOG = logging.getLogger("headrace.session")
 
@@ -32,9 +32,6 @@ PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", _hardware.CPU
 
 # Where no made-up row runs, nothing can be measured; tree and sequence models were all near their best here.
 _UNMEASURED_SLICE = 256
-
-# Rows of one measured run stay under this: pictures and long sequences get big before they get to 4,096 rows.
-_MEASURED_BYTES = 128_000_000
 
 # Device buffers that a session keeps, each for one input and shape; slices come in few shapes by design.
 _DEVICE_BUFFERS = 64
@@ -82,15 +79,12 @@ class Session:
         _require(contract, runtime, name)
         self.name = name
         self.contract = contract
-        self.curve: tuple[_curve.Point, ...] = ()
-        """What runs cost by their number of rows, where that was measured."""
         meta = runtime.get_modelmeta()
         self.metadata: dict[str, str] = dict(meta.custom_metadata_map)
         """The file's `metadata_props`."""
         self.producer: str = meta.producer_name
         self.providers: tuple[str, ...] = tuple(runtime.get_providers())
         self._runtime = runtime
-        self._log = log
         self.fixed_batch = _contract.fixed_batch(contract, _declared(runtime.get_inputs()))
         """Rows that the file insists on; None where it takes any."""
         names = [tensor.name for tensor in contract.outputs]
@@ -105,7 +99,10 @@ class Session:
             fixed=self.fixed_batch,
             pad=pad,
         )
-        self._warm_up(measure=not slice_size and not self.fixed_batch)
+        self.curve: tuple[_curve.Point, ...] = _warmup.warm_up(
+            self._rows, measure_curve=not slice_size, warn=lambda message: log.warning("%s: %s", name, message)
+        )
+        """What runs cost by their number of rows, where that was measured."""
 
     @classmethod
     def open(
@@ -150,7 +147,7 @@ class Session:
         runtime = _load(content, _options(threads, folder), name, providers, device_id, cache_dir, log)
         on_gpu = bool(_hardware.GPU_PROVIDERS & _placement(runtime).keys())
         if require_gpu and not on_gpu:
-            raise SessionError(_no_gpu(name, runtime))
+            raise SessionError(_hardware.no_gpu(name, runtime.get_providers(), available_providers()))
         if isinstance(model, Model):
             _require(model.manifest.contract, runtime, f"the file of {name}")
         on_cuda = on_gpu and runtime.get_providers()[0] in _hardware.CUDA_PROVIDERS
@@ -191,50 +188,23 @@ class Session:
         """
         return self._rows.run(inputs)
 
+    def run_together(self, inputs: Arrays) -> Arrays:
+        """One run of all rows as they are, neither cut nor bisected; raises what ONNX Runtime raises."""
+        return self._rows.run_together(inputs)
+
+    @property
+    def failed_runs(self) -> int:
+        """Runs that raised since the start; it grows without any row failing where only larger slices do."""
+        return self._rows.failed_runs
+
     def measure(self, budget_s: float = 1.5) -> tuple[_curve.Point, ...]:
         """Measures the latency curve on made-up rows, keeps it in `curve` and returns it; the slice size stays."""
-        if self._rows.known_good is None:
-            return ()
-        feeds: dict[int, Arrays] = {}
-
-        def run(rows: int) -> None:
-            if rows not in feeds:
-                feeds.clear()
-                feeds[rows] = self._rows.made_up(rows)
-            self._run_once(feeds[rows])
-
-        row_bytes = max(1, sum(array.nbytes for array in self._rows.known_good.values()))
-        most = max(1, _MEASURED_BYTES // row_bytes)
-        sizes = (self.fixed_batch,) if self.fixed_batch else tuple(size for size in _curve.SIZES if size <= most)
-        self.curve = _curve.measure(run, sizes, budget_s)
+        self.curve = _warmup.measure(self._rows, budget_s)
         return self.curve
 
     def placement(self) -> dict[str, int]:
         """How many nodes of the optimised graph each execution provider runs."""
         return _placement(self._runtime)
-
-    def _warm_up(self, *, measure: bool) -> None:
-        """Finds a row that runs, picks the slice, and runs every size that slices will come in."""
-        refused = self._rows.find_good()
-        if refused:
-            self._log.warning(
-                "%s: no made-up row runs, so slices of %d are not measured; give `axes` or `values` in its contract "
-                "(%s)",
-                self.name, self.slice, refused[0],
-            )  # fmt: skip
-            return
-        if measure:
-            self._rows.slice = _curve.pick(self.measure())
-        padded = self._rows.pad and not self.fixed_batch
-        for size in _slices.buckets(self.slice) if padded else sorted({1, self.slice}):
-            self._rows.run(self._rows.made_up(size))
-        self._rows.last_run_ms = 0.0
-        if self.fixed_batch == 1:
-            self._log.warning(
-                "%s: its file fixes the batch axis to 1, so rows run one by one; "
-                "`headrace models dynamic SRC DST` makes a file that takes any number",
-                self.name,
-            )
 
 
 def available_providers() -> tuple[str, ...]:
@@ -341,35 +311,18 @@ def _load(
             missing[trying.pop(0)] = _slices.reason(error)
     active = runtime.get_providers()
     missing |= {name: "it did not start, and ONNX Runtime does not say why" for name in trying if name not in active}
-    _say_once(wanted, active[0], missing, log)
+    _say_once(wanted, _hardware.fallbacks(wanted, active[0], missing), log)
     return runtime
 
 
-def _say_once(wanted: Sequence[str], got: str, missing: dict[str, str], log: logging.Logger) -> None:
-    """Logs why a provider that comes before the one we got is not used; once a process."""
-    for name in wanted:
-        if name == got:
-            return
-        message = f"wanted {name}, got {got}: {missing.get(name, 'it runs no part of the model')}"
-        if message in _said:
-            continue
-        _said.add(message)
-        # The default order asks for GPUs that most machines do not have; that alone is no reason to warn.
-        unasked = tuple(wanted) == PROVIDERS and not _hardware.gpu_visible()
-        log.log(logging.INFO if unasked else logging.WARNING, "%s", message)
-
-
-def _no_gpu(name: str, runtime: onnxruntime.InferenceSession) -> str:
-    if _hardware.GPU_PROVIDERS & set(runtime.get_providers()):
-        return (
-            f"{name}: a GPU is required, but {runtime.get_providers()[0]} has no kernel for any node of this model "
-            "(tree ensembles run on CPUs only); set model.require_gpu to false for it"
-        )
-    return (
-        f"{name}: a GPU is required, and none runs it (see the log for each provider's reason; available here: "
-        f"{', '.join(onnxruntime.get_available_providers())}); install with `uv sync --extra gpu --no-group cpu`, "
-        "check that `nvidia-smi` shows the GPU, or set model.require_gpu to false"
-    )
+def _say_once(wanted: Sequence[str], messages: list[str], log: logging.Logger) -> None:
+    """Logs fallbacks that this process has not logged yet."""
+    # The default order asks for GPUs that most machines do not have; that alone is no reason to warn.
+    level = logging.INFO if tuple(wanted) == PROVIDERS and not _hardware.gpu_visible() else logging.WARNING
+    for message in messages:
+        if message not in _said:
+            _said.add(message)
+            log.log(level, "%s", message)
 
 
 def _placement(runtime: onnxruntime.InferenceSession) -> dict[str, int]:

@@ -187,7 +187,11 @@ def test_slices_that_do_not_fit_together_are_an_error_of_ours(folder: Path) -> N
         {"x": (onnx_models.FLOAT, ["batch"])},
         {"y": (onnx_models.FLOAT, ["batch", "different"])},
     )
-    session = open_model(path, slice=2)
+    session = Session(
+        onnxruntime.InferenceSession(path, providers=list(CPU)),
+        contract([("x", "float32", ["batch"])], [("y", "float32", ["batch", "different"])]),
+        slice_size=2,
+    )
 
     with pytest.raises(ModelError, match=r"'y' have shape \[2\] in one slice and \[1\] in another"):
         session.run({"x": np.array([1, 1, 2, 3], np.float32)})
@@ -314,6 +318,46 @@ def test_padding_comes_in_few_sizes() -> None:
     assert (1,) == buckets(1)
     assert {padded_size(n, 24) for n in range(1, 25)} == set(buckets(24))
     assert all(padded_size(n, 24) >= n for n in range(1, 25))
+
+
+def test_file_that_promises_any_number_of_rows_and_fails_runs_one_by_one(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A batch that hides in a constant is found at the start, not by halving every micro-batch."""
+    path = onnx_models.save(
+        folder / "promise.onnx",
+        [helper.make_node("Reshape", ["x", "three"], ["f"]), helper.make_node("Reshape", ["f", "one_by_three"], ["y"])],
+        {"x": (onnx_models.FLOAT, ["batch", 3])},
+        {"y": (onnx_models.FLOAT, ["batch", 3])},
+        {"three": np.array([3]), "one_by_three": np.array([1, 3])},
+    )
+    session = open_model(path)
+    x = rows(7)
+    outputs, failed = session.run({"x": x})
+
+    assert (1, {}, 0) == (session.slice, failed, session.failed_runs)
+    np.testing.assert_array_equal(x, outputs["y"])
+    assert any("rows together fail although its file promises" in record.getMessage() for record in caplog.records)
+
+
+def test_rows_that_influence_each_other_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where an answer depends on which events share a run, an auditor would ask; we say it first."""
+    end = (onnx_models.FLOAT, ["batch", 3])
+    path = onnx_models.save(
+        folder / "normalised.onnx",
+        [
+            helper.make_node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1),
+            helper.make_node("Sub", ["x", "m"], ["y"]),
+        ],
+        {"x": end},
+        {"y": end},
+    )
+    open_model(path)
+
+    assert any("a row's output depends on the rows that share its run (y by" in r.getMessage() for r in caplog.records)
+    caplog.clear()
+    open_model(path, slice=1)
+    assert [] == caplog.records
 
 
 # Contracts
@@ -550,6 +594,24 @@ def test_container_quota_bounds_the_cores(tmp_path: Path, quota: str, most: int)
     assert 1 <= _hardware.available_cores(tmp_path) <= most
 
 
+def test_gpu_that_has_no_kernel_for_the_model_is_not_taken_for_one_that_runs_it() -> None:
+    """A tree ensemble beside an idle GPU provider does not count as running on a GPU."""
+    message = _hardware.no_gpu("trees@1", ("CUDAExecutionProvider", "CPUExecutionProvider"), ())
+
+    assert "CUDAExecutionProvider has no kernel for any node of this model" in message
+
+
+def test_engines_of_two_models_do_not_meet(tmp_path: Path) -> None:
+    """TensorRT keeps engines per model, and keeps them only where a directory is given."""
+    first = _hardware.options("TensorrtExecutionProvider", 1, tmp_path, "a")
+    second = _hardware.options("TensorrtExecutionProvider", 1, tmp_path, "b")
+
+    assert 1 == first["device_id"]
+    assert first["trt_engine_cache_path"] != second["trt_engine_cache_path"]
+    assert {"device_id": 0} == _hardware.options("TensorrtExecutionProvider", 0, None, "a")
+    assert {} == _hardware.options("CPUExecutionProvider", 0, tmp_path, "a")
+
+
 # Warm-up and curve
 
 
@@ -622,6 +684,16 @@ def test_curve_keeps_to_its_time() -> None:
     now = 0.0
     slow = measure(lambda size: run(100 * size), budget_s=1.5, clock=lambda: now)
     assert [1] == [point.rows for point in slow]
+
+
+def test_curve_ends_before_a_size_that_fails() -> None:
+    """Memory that runs out at some size does not stop the start."""
+
+    def run(size: int) -> None:
+        if size > 8:
+            raise MemoryError
+
+    assert [1, 2, 4, 8] == [point.rows for point in measure(run)]
 
 
 def test_curve_gives_up_where_larger_slices_only_get_worse() -> None:

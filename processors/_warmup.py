@@ -1,0 +1,97 @@
+"""Before the first event: does the model run, do rows run together, at which size, and every size once. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from processors import _curve, _slices
+from processors._compare import beyond_rounding, differences
+from processors._contract import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from processors import Arrays
+    from processors._rows import Rows
+
+# Rows of one measured run stay under this: pictures and long sequences get big before they get to 4,096 rows.
+_MEASURED_BYTES = 128_000_000
+
+# Rows that are run together and alone.
+_NEIGHBOURS = 3
+
+
+def warm_up(rows: Rows, *, measure_curve: bool, warn: Callable[[str], None]) -> tuple[_curve.Point, ...]:
+    """Settles the slice size, runs every size that slices will come in, and returns the curve if it was measured.
+
+    Raises:
+        ModelError: What comes out is not what was declared.
+    """
+    curve: tuple[_curve.Point, ...] = ()
+    refused = rows.find_good()
+    if refused:
+        warn(
+            f"no made-up row runs, so slices of {rows.slice} are not measured; "
+            f"give `axes` or `values` in its contract ({refused[0]})"
+        )
+        return curve
+    if rows.fixed == 1:
+        warn(
+            "its file fixes the batch axis to 1, so rows run one by one; "
+            "`headrace models dynamic SRC DST` makes a file that takes any number"
+        )
+    elif rows.fixed is None:
+        if failure := _failure_together(rows):
+            rows.slice = 1
+            warn(f"rows together fail although its file promises any number, so rows run one by one ({failure})")
+        elif measure_curve:
+            curve = measure(rows)
+            rows.slice = _curve.pick(curve)
+        if rows.slice > 1:
+            _warn_of_neighbours(rows, warn)
+    for size in _slices.buckets(rows.slice) if rows.pad and not rows.fixed else sorted({1, rows.slice}):
+        rows.run(rows.made_up(size))
+    rows.last_run_ms = 0.0
+    return curve
+
+
+def measure(rows: Rows, budget_s: float = 1.5) -> tuple[_curve.Point, ...]:
+    """The latency curve on made-up rows; empty where none of them runs."""
+    if rows.known_good is None:
+        return ()
+    feeds: dict[int, Arrays] = {}
+
+    def run(size: int) -> None:
+        if size not in feeds:
+            feeds.clear()
+            feeds[size] = rows.made_up(size)
+        rows.run_once(feeds[size])
+
+    row_bytes = max(1, sum(array.nbytes for array in rows.known_good.values()))
+    most = max(1, _MEASURED_BYTES // row_bytes)
+    sizes = (rows.fixed,) if rows.fixed else tuple(size for size in _curve.SIZES if size <= most)
+    return _curve.measure(run, sizes, budget_s)
+
+
+def _failure_together(rows: Rows) -> str:
+    """Why some rows do not run together, although one does; empty where they do."""
+    try:
+        rows.run_together(rows.made_up(_NEIGHBOURS))
+    except ModelError:
+        raise
+    except Exception as error:
+        return _slices.reason(error)
+    return ""
+
+
+def _warn_of_neighbours(rows: Rows, warn: Callable[[str], None]) -> None:
+    """Dynamic quantization, for one, scales by the largest value of a run: the same event gets other answers."""
+    inputs = rows.made_up(_NEIGHBOURS)
+    alone = rows.run_alone(inputs)
+    found = beyond_rounding(differences(alone, rows.run_together(inputs)), alone)
+    if found:
+        warn(
+            "a row's output depends on the rows that share its run "
+            f"({', '.join(f'{name} by {apart:.2g}' for name, apart in found.items())} of the largest value); "
+            "where the same event must always get the same answer, set model.slice = 1 or export it anew"
+        )
