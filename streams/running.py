@@ -1,0 +1,101 @@
+"""A worker process put together: its topics, its model, its identity in the group, its metrics and its end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import TYPE_CHECKING, Any
+
+from schemas.dead_letter import topic_name as dead_letter_topic
+from schemas.topics import domains
+from streams.emitter import AtLeastOnceEmitter, TransactionalEmitter
+from streams.loading import open_domain
+from streams.local import endpoints
+from streams.local.connection import kafka_config
+from streams.local.topics import TopicSpec, ensure_topics
+from streams.observe.health import Endpoint
+from streams.observe.metrics import WorkerMetrics
+from streams.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from streams.emitter import Emitter
+    from streams.settings import Settings
+    from streams.source import Source
+
+log = logging.getLogger(__name__)
+
+
+def group_of(settings: Settings, domain: str) -> str:
+    """The consumer group of a domain's workers."""
+    return settings.worker.group.format(domain=domain)
+
+
+def changelog_of(settings: Settings, domain: str) -> str:
+    """The changelog topic of a domain's keyed state."""
+    return f"{group_of(settings, domain)}-changelog"
+
+
+def ensure_domain_topics(settings: Settings, domain: str, kafka: Mapping[str, Any]) -> None:
+    """Makes the topics of a domain that are missing; the changelog has as many partitions as the input.
+
+    Raises:
+        TopicsError: No broker answers, or a topic exists and is not as it must be.
+    """
+    partitions, replication = settings.kafka.partitions, settings.kafka.replication
+    topics = domains().get(domain, ())
+    declared = {
+        topic.name: TopicSpec.compacted(partitions, replication)
+        if topic.compacted
+        else TopicSpec(partitions, replication=replication)
+        for topic in topics
+    }
+    found = ensure_topics(kafka, declared)
+    for difference in found.differences:
+        log.warning("%s", difference)
+    others = {d.topic: int(d.found) for d in found.differences if d.what == "partitions"}
+    events = next(topic.name for topic in topics if topic.direction == "input")
+    changelog = TopicSpec.compacted(others.get(events, partitions), replication)
+    ensure_topics(kafka, {changelog_of(settings, domain): changelog}, strict=True)
+
+
+def run_worker(settings: Settings, domain: str, slot: str, workers: int = 1) -> None:
+    """Runs a worker until SIGTERM or SIGINT.
+
+    Raises:
+        HeadraceError: It cannot start, or must not go on; the message says what to do.
+    """
+    kafka = kafka_config(settings)
+    opened = open_domain(settings, domain, workers=workers)
+    ensure_domain_topics(settings, domain, kafka)
+    metrics = WorkerMetrics()
+    metrics.observe_model(opened.manifest.reference, opened.session.providers, opened.session.slice)
+    group = group_of(settings, domain)
+    worker = Worker(
+        opened.processor,
+        opened.session,
+        settings.worker,
+        kafka=kafka,
+        group=group,
+        instance=f"{group}-{slot}" if settings.worker.static_membership else None,
+        changelog=changelog_of(settings, domain),
+        dead_letters=dead_letter_topic(domain),
+        make_emitter=lambda source: _make_emitter(settings, kafka, f"{group}-{slot}", source),
+        metrics=metrics,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    with Endpoint(metrics.registry, lambda: worker.ready, host=settings.metrics.host, port=settings.metrics.port) as at:
+        key = "metrics" if slot == "0" else f"metrics-{slot}"
+        endpoints.publish(settings.data, key, at.url)
+        try:
+            worker.run()
+        finally:
+            endpoints.withdraw(settings.data, key)
+
+
+def _make_emitter(settings: Settings, kafka: Mapping[str, Any], identity: str, source: Source) -> Emitter:
+    if settings.worker.delivery == "at-least-once":
+        return AtLeastOnceEmitter(kafka, source.consumer)
+    return TransactionalEmitter(kafka, identity, transaction_timeout_ms=settings.worker.transaction_timeout_ms)
