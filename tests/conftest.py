@@ -20,8 +20,9 @@ _TEST_DATA = Path(os.environ.get("HEADRACE_TEST_DATA") or Path(__file__).parents
 @pytest.fixture(scope="session")
 def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """The session's broker: tests that stop or kill one start their own."""
-    with Broker.start(tmp_path_factory.mktemp("broker")) as broker:
-        yield broker
+    broker = Broker.start(tmp_path_factory.mktemp("broker"))
+    yield broker
+    broker.kill()  # nobody needs its data again
 
 
 @pytest.fixture(scope="session")

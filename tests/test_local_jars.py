@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from streams.local import jars
+from streams.local._fast_start import fast_start_options
 from streams.local.jars import JarsError, broker_jars, cache_dir, read_pins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _UNREACHABLE = "http://127.0.0.1:9"
 
@@ -138,6 +140,54 @@ def test_without_a_network_the_error_says_what_to_do(
     assert f"needs {coordinate}, which cannot be fetched from {_UNREACHABLE}" in message
     assert str(victim.parent) in message
     assert all(way_out in message for way_out in ("go online once", "HEADRACE_MAVEN=", "HEADRACE_KAFKA="))
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """Where the cache cannot be made, the error names it and the variable that moves it."""
+    (tmp_path / "cache").write_text("a file")
+
+    with pytest.raises(JarsError, match=r"the cache .* cannot be written: .*HEADRACE_CACHE"):
+        broker_jars(tmp_path / "cache")
+
+
+def test_a_start_is_recorded_once(two_jars: tuple[Path, Path]) -> None:
+    """The first start records, later ones use the recording, and a changed jar makes it worthless."""
+    cache, pin_file = two_jars
+    found = broker_jars(cache, pin_file)
+    recorded: list[str] = []
+    told: list[str] = []
+
+    def record(options: tuple[str, ...]) -> None:
+        output = options[-1].removeprefix("-XX:AOTCacheOutput=")
+        Path(output).write_text("a recording")
+        recorded.append(output)
+
+    first = fast_start_options(pin_file, found, record, told.append)
+    second = fast_start_options(pin_file, found, record, told.append)
+    os.utime(found[0], (0, 0))
+    third = fast_start_options(pin_file, found, record, told.append)
+
+    assert first == second
+    assert first[-1].startswith("-XX:AOTCache=")
+    assert first[-1] != third[-1]
+    assert len(recorded) == len(told) == 2
+    assert len(list(found[0].parent.glob("start-*"))) == 1
+
+
+def test_a_recording_that_fails_is_not_tried_again(two_jars: tuple[Path, Path]) -> None:
+    """Where recording does not work, starts go on without it and say so once."""
+    cache, pin_file = two_jars
+    found = broker_jars(cache, pin_file)
+    told: list[str] = []
+
+    def fail(options: tuple[str, ...]) -> None:
+        raise JarsError("no room")
+
+    first = fast_start_options(pin_file, found, fail, told.append)
+    second = fast_start_options(pin_file, found, fail, told.append)
+
+    assert (first, second) == ((), ())
+    assert [line for line in told if "no room" in line] == told[1:]
 
 
 def test_the_cache_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def fast_start_options(
     if not recording.exists():
         try:
             lock = DirectoryLock.acquire(recording.parent, "the recording of a start", patience_s=0.0)
-        except LockedError:
-            return ()  # somebody is at it: this start does without
+        except (LockedError, OSError):
+            return ()  # somebody is at it, or the cache is read-only: this start does without
         try:
             _make(recording, record, progress)
         finally:

@@ -7,6 +7,7 @@ their hash was right; later starts compare sizes and modification times with a s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -85,7 +86,8 @@ def broker_jars(
         if missing:
             progress(f"fetching {len(missing)} jars of Kafka {KAFKA_VERSION} (45 MB in all) into {folder}, once")
             _fetch_all(folder, missing)
-        _write_atomically(stamp, json.dumps(_stamp_of(pin_file, jars)))
+        with contextlib.suppress(OSError):  # a read-only cache is checked at every start
+            _write_atomically(stamp, json.dumps(_stamp_of(pin_file, jars)))
     return jars
 
 
@@ -117,8 +119,11 @@ def _check(jar: Path, pin: Pin) -> None:
 
 def _fetch_all(folder: Path, pins: list[Pin]) -> None:
     """Fetches into a folder of its own and moves over what proved right, so that the cache never holds half a jar."""
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="fetch-", dir=folder))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="fetch-", dir=folder))
+    except OSError as error:
+        raise JarsError(f"the cache {folder} cannot be written: {error}. Name another with HEADRACE_CACHE.") from error
     try:
         with ThreadPoolExecutor(_PARALLEL_FETCHES) as pool:
             for pin, jar in zip(pins, pool.map(lambda pin: _fetch(scratch, folder, pin), pins), strict=True):

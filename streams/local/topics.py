@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any
 
-_REQUEST_TIMEOUT_S = 15.0
 _VISIBLE_TIMEOUT_S = 15.0
 _POLL_S = 0.05
 
@@ -76,7 +75,9 @@ class Ensured(NamedTuple):
     differences: tuple[Difference, ...]
 
 
-def ensure_topics(config: Mapping[str, Any], topics: Mapping[str, TopicSpec], *, strict: bool = False) -> Ensured:
+def ensure_topics(
+    config: Mapping[str, Any], topics: Mapping[str, TopicSpec], *, strict: bool = False, timeout_s: float = 15.0
+) -> Ensured:
     """Makes the topics that are missing and compares partitions and cleanup policy of the others.
 
     Safe to call from many processes at once; returns when the new topics can be written to.
@@ -85,16 +86,19 @@ def ensure_topics(config: Mapping[str, Any], topics: Mapping[str, TopicSpec], *,
         config: librdkafka's settings: `bootstrap.servers` and security.
         topics: Name to specification.
         strict: Whether a difference raises instead of being reported.
+        timeout_s: Of each request to the broker.
 
     Raises:
         TopicsError: No broker answers, a topic could not be made, or (strict) one is different.
     """
     admin = AdminClient(dict(config))
     try:
-        existing = admin.list_topics(timeout=_REQUEST_TIMEOUT_S).topics
-        created = _create(admin, {name: spec for name, spec in topics.items() if name not in existing})
-        _await_leaders(admin, created, topics)
-        differences = _differences(admin, {name: spec for name, spec in topics.items() if name not in created})
+        existing = admin.list_topics(timeout=timeout_s).topics
+        created = _create(admin, {name: spec for name, spec in topics.items() if name not in existing}, timeout_s)
+        _await_leaders(admin, created, topics, timeout_s)
+        differences = _differences(
+            admin, {name: spec for name, spec in topics.items() if name not in created}, timeout_s
+        )
     except KafkaException as error:
         raise TopicsError(f"topics at {config.get('bootstrap.servers')}: {error.args[0].str()}") from error
     if strict and differences:
@@ -102,14 +106,14 @@ def ensure_topics(config: Mapping[str, Any], topics: Mapping[str, TopicSpec], *,
     return Ensured(created, differences)
 
 
-def _create(admin: AdminClient, missing: Mapping[str, TopicSpec]) -> tuple[str, ...]:
+def _create(admin: AdminClient, missing: Mapping[str, TopicSpec], timeout_s: float) -> tuple[str, ...]:
     """The names of those that were made here; a topic that somebody else made just now counts as existing."""
     if not missing:
         return ()
     wanted = [
         NewTopic(name, spec.partitions, spec.replication, config=dict(spec.config)) for name, spec in missing.items()
     ]
-    futures: dict[str, Future[None]] = admin.create_topics(wanted, request_timeout=_REQUEST_TIMEOUT_S)
+    futures: dict[str, Future[None]] = admin.create_topics(wanted, request_timeout=timeout_s)
     created = []
     for name, future in futures.items():
         try:
@@ -122,11 +126,13 @@ def _create(admin: AdminClient, missing: Mapping[str, TopicSpec]) -> tuple[str, 
     return tuple(created)
 
 
-def _await_leaders(admin: AdminClient, created: tuple[str, ...], topics: Mapping[str, TopicSpec]) -> None:
+def _await_leaders(
+    admin: AdminClient, created: tuple[str, ...], topics: Mapping[str, TopicSpec], timeout_s: float
+) -> None:
     deadline = time.monotonic() + _VISIBLE_TIMEOUT_S
     waiting = set(created)
     while waiting:
-        seen = admin.list_topics(timeout=_REQUEST_TIMEOUT_S).topics
+        seen = admin.list_topics(timeout=timeout_s).topics
         for name in list(waiting):
             partitions = seen[name].partitions.values() if name in seen else ()
             if len(partitions) == topics[name].partitions and all(partition.leader >= 0 for partition in partitions):
@@ -137,11 +143,13 @@ def _await_leaders(admin: AdminClient, created: tuple[str, ...], topics: Mapping
             time.sleep(_POLL_S)
 
 
-def _differences(admin: AdminClient, existing: Mapping[str, TopicSpec]) -> tuple[Difference, ...]:
+def _differences(admin: AdminClient, existing: Mapping[str, TopicSpec], timeout_s: float) -> tuple[Difference, ...]:
     if not existing:
         return ()
-    seen = admin.list_topics(timeout=_REQUEST_TIMEOUT_S).topics
-    policies = _cleanup_policies(admin, [name for name, spec in existing.items() if "cleanup.policy" in spec.config])
+    seen = admin.list_topics(timeout=timeout_s).topics
+    policies = _cleanup_policies(
+        admin, [name for name, spec in existing.items() if "cleanup.policy" in spec.config], timeout_s
+    )
     found = []
     for name, spec in existing.items():
         partitions = len(seen[name].partitions) if name in seen else 0
@@ -152,9 +160,9 @@ def _differences(admin: AdminClient, existing: Mapping[str, TopicSpec]) -> tuple
     return tuple(found)
 
 
-def _cleanup_policies(admin: AdminClient, names: list[str]) -> dict[str, str]:
+def _cleanup_policies(admin: AdminClient, names: list[str], timeout_s: float) -> dict[str, str]:
     if not names:
         return {}
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
-    futures = admin.describe_configs(resources, request_timeout=_REQUEST_TIMEOUT_S)
+    futures = admin.describe_configs(resources, request_timeout=timeout_s)
     return {resource.name: future.result()["cleanup.policy"].value for resource, future in futures.items()}
