@@ -41,7 +41,12 @@ class Follower:
     def __init__(self, bootstrap: str, *topics: str) -> None:
         self.records: list[Record] = []
         self._reader = Consumer(
-            {"bootstrap.servers": bootstrap, "group.id": "follower", "isolation.level": "read_committed"}
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": "follower",
+                "isolation.level": "read_committed",
+                "log_level": 0,
+            }
         )
         described = {t: self._reader.list_topics(t, timeout=10).topics[t].partitions for t in topics}
         self._reader.assign([TopicPartition(t, p, 0) for t, partitions in described.items() for p in partitions])
@@ -80,7 +85,9 @@ class Load:
         self._keys = keys
         self._per_second = per_second
         self._began = time.monotonic()
-        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "enable.idempotence": True})
+        self._producer = Producer(
+            {"bootstrap.servers": bootstrap, "linger.ms": 5, "enable.idempotence": True, "log_level": 0}
+        )
 
     def tick(self) -> bool:
         """Sends what is due; returns whether all was sent."""
