@@ -71,14 +71,14 @@ class HourlyWindows:
     def history(self, rows: Ints) -> list[tuple[Ints, Ints]]:
         """Per row its hours with a count, ascending, and those counts."""
         hours = np.array(sorted(self._hours), np.int64)
-        table = np.zeros((len(rows), len(hours)), np.int64)
+        table = np.zeros((len(rows), len(hours)), np.int32)
         for column, hour in enumerate(hours.tolist()):
             counts = self._hours[hour]
             known = rows < len(counts)
             table[known, column] = counts[rows[known]]
         found, columns = np.nonzero(table)
         ends = np.searchsorted(found, np.arange(len(rows) + 1))
-        values = table[found, columns]
+        values = table[found, columns].astype(np.int64)
         return [
             (hours[columns[start:end]], values[start:end])
             for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
