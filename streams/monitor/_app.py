@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-"""As compacted topics allow: the record of a key with a long history is one message."""
-
 
 class _CommittedThread(driver.AIOKafkaConsumerThread):
     logger = driver.logger
@@ -73,10 +70,8 @@ def make_app(name: str, config: Mapping[str, str], folder: Path) -> MonitorApp:
         broker_heartbeat_interval=2.0,
         broker_commit_interval=1.0,
         broker_check_crcs=True,
-        producer_compression_type="lz4",
-        producer_max_request_size=MAX_MESSAGE_BYTES,
-        producer_max_batch_size=256 * 1024,
-        producer_linger=0.005,
+        # Per partition; a tally may have 500 kB, and the inbox is bounded in bytes.
+        stream_buffer_maxsize=256,
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=False,

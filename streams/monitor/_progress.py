@@ -40,8 +40,15 @@ class Progress:
         self._reached: dict[Partition, int] = {}
         self._waiting_since: dict[Partition, float] = {}
 
-    def observe(self, now: float, reached: Mapping[Partition, int], ends: Mapping[Partition, int]) -> None:
-        """Takes positions and ends; partitions without a position yet count from their first end."""
+    def observe(
+        self, now: float, reached: Mapping[Partition, int], ends: Mapping[Partition, int], *, recovering: bool = False
+    ) -> None:
+        """Takes positions and ends of the input partitions; what was not reached yet counts as 0.
+
+        While the state is being read back (`recovering`), no input moves, and any position that does is progress.
+        """
+        if recovering and reached != self._reached:
+            self.forgive()
         self.lag = {partition: max(0, end - reached.get(partition, 0)) for partition, end in ends.items()}
         for partition, lag in self.lag.items():
             moved = reached.get(partition, 0) != self._reached.get(partition, 0)
@@ -72,12 +79,14 @@ class Watchdog:
         client_settings: Mapping[str, Any],
         topics: tuple[str, ...],
         reached: Callable[[], Mapping[Partition, int]],
+        recovering: Callable[[], bool],
         timeout_s: float,
         on_lag: Callable[[Mapping[Partition, int]], None],
     ) -> None:
         self._settings = client_settings
         self._topics = topics
         self._reached = reached
+        self._recovering = recovering
         self._timeout_s = timeout_s
         self._on_lag = on_lag
         self._progress = Progress()
@@ -134,7 +143,7 @@ class Watchdog:
     def _judge(self, ends: Mapping[Partition, int]) -> None:
         now = time.monotonic()
         self._broker_answers = True
-        self._progress.observe(now, self._reached(), ends)
+        self._progress.observe(now, self._reached(), ends, recovering=self._recovering())
         self._on_lag(self._progress.lag)
         if self._progress.stalled_s(now) > self._timeout_s:
             leave(f"no progress for {self._timeout_s:.0f} s on {', '.join(self._progress.stalled())}")

@@ -21,11 +21,13 @@ from schemas.envelope import Message, Record
 from streams.errors import StopError
 from streams.monitor._app import make_app
 from streams.monitor._inbox import MAX_BYTES, Inbox
+from streams.monitor._kafka import client_settings
 from streams.monitor._merchants import INPUTS, RISK, Codecs, Merchants
+from streams.monitor._outlet import Outlet
 from streams.monitor._progress import leave
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from faust.types import EventT
@@ -41,6 +43,8 @@ TABLE = "merchants"
 CHANGELOG = f"{GROUP}-{TABLE}-changelog"
 
 _APPLY_S = 0.1
+# Keeping takes a tenth of the time at most, however many merchants there are.
+_REST_AFTER_KEEPING = 9
 _POSITION_S = 1.0
 _POSITION_ANSWER_S = 5.0
 
@@ -68,6 +72,7 @@ class MerchantRiskMonitor:
         self._metrics = metrics
         self._merchants = Merchants(settings, codecs)
         self._inbox = Inbox()
+        self._outlet = Outlet(client_settings(config))
         self._summed: list[EventT[Any]] = []
         self._summed_bytes = 0
         self._letters: list[Message] = []
@@ -78,7 +83,7 @@ class MerchantRiskMonitor:
         self._table = self._declare()
 
     def reached(self) -> Mapping[Partition, int]:
-        """Per input partition the offset before which everything is kept."""
+        """Per partition the offset before which everything is summed; of the changelog, what was read back."""
         return dict(self._positions)
 
     # Wiring.
@@ -111,6 +116,7 @@ class MerchantRiskMonitor:
             except Exception:
                 log.exception("figures could not be told or kept")
                 leave("the work of the monitor failed", code=1)
+        await self._outlet.close()
 
     async def _restore(self) -> None:
         """Called by Faust after each assignment, when the table is complete and before anything is read on."""
@@ -151,6 +157,8 @@ class MerchantRiskMonitor:
         letters = self._merchants.apply([_record(event) for event in events], now_ms)
         self._letters += letters
         self._summed += events
+        for event in events:
+            self._reach(event.message.topic, event.message.partition, event.message.offset + 1)
         self._summed_bytes += sum(len(event.message.value or b"") for event in events)
         self._metrics.observe_read(
             Counter(event.message.topic for event in events),
@@ -162,7 +170,7 @@ class MerchantRiskMonitor:
         if started < self._next_telling:
             return
         news = self._merchants.news()
-        await self._send(news)
+        await self._outlet.send(news)
         # Telling all merchants takes long: everything else gets at least as much time.
         ended = time.monotonic()
         self._next_telling = max(started + self._settings.emit_interval_s, ended + (ended - started))
@@ -174,34 +182,28 @@ class MerchantRiskMonitor:
         if not self._summed or (started < self._next_keeping and self._summed_bytes < MAX_BYTES):
             return
         kept = self._merchants.keep()
-        await self._send(Message(CHANGELOG, key, value) for key, value in kept.items())
+        await self._outlet.send(Message(CHANGELOG, key, value) for key, value in kept.items())
         # The store itself, not the table: the table would send again.
         self._table.data.data.update(kept)
-        await self._send(self._letters)
+        await self._outlet.send(self._letters)
         self._acknowledge()
         await self._forget_idle()
-        self._next_keeping = time.monotonic() + self._settings.keep_interval_s
-        self._metrics.observe_keep(time.monotonic() - started)
+        ended = time.monotonic()
+        self._next_keeping = max(
+            started + self._settings.keep_interval_s, ended + _REST_AFTER_KEEPING * (ended - started)
+        )
+        self._metrics.observe_keep(ended - started)
 
     def _acknowledge(self) -> None:
         for event in self._summed:
             event.ack()
-            self._reach(event.message.topic, event.message.partition, event.message.offset + 1)
         self._summed, self._summed_bytes, self._letters = [], 0, []
 
     async def _forget_idle(self) -> None:
         names = self._merchants.forget_idle()
-        await self._send(Message(topic, name, None) for topic in (RISK, CHANGELOG) for name in names)
+        await self._outlet.send(Message(topic, name, None) for topic in (RISK, CHANGELOG) for name in names)
         for name in names:
             self._table.data.data.pop(name, None)
-
-    async def _send(self, messages: Iterable[Message]) -> None:
-        """Returns when Kafka has them all; raises where it has not."""
-        producer = await self.app.maybe_start_producer()
-        sent = [
-            await producer.send(m.topic, m.key, m.value, m.partition, None, list(m.headers) or None) for m in messages
-        ]
-        await asyncio.gather(*sent)
 
     # How far it has come.
 
@@ -217,9 +219,10 @@ class MerchantRiskMonitor:
         # What was read last may be followed by marks of transactions, which nobody hands out: where nothing is
         # under way, the consumer's own position counts.
         consumer = self.app.consumer
-        for partition in [tp for tp in consumer.assignment() if tp.topic in INPUTS]:
+        for partition in consumer.assignment():
             position = await consumer.position(partition)
-            if position is not None and not consumer.unacked and not self._inbox and not self._summed:
+            idle = not consumer.unacked and not self._inbox and not self._summed
+            if position is not None and (idle or partition.topic == CHANGELOG):
                 self._reach(partition.topic, partition.partition, position)
 
     def _reach(self, topic: str, partition: int, offset: int) -> None:

@@ -57,7 +57,12 @@ def run_monitor(settings: Settings, domain: str = "fraud") -> NoReturn:
     metrics = MonitorMetrics()
     monitor = MerchantRiskMonitor(config, folder, settings.monitor, _codecs(settings), metrics)
     watchdog = Watchdog(
-        _kafka.client_settings(config), INPUTS, monitor.reached, settings.monitor.stall_timeout_s, metrics.observe_lag
+        _kafka.client_settings(config),
+        INPUTS,
+        monitor.reached,
+        lambda: not monitor.recovered,
+        settings.monitor.stall_timeout_s,
+        metrics.observe_lag,
     )
     endpoint = Endpoint(
         metrics.registry,
