@@ -203,7 +203,7 @@ class MonitorSettings(Section, frozen=True, forbid_unknown_fields=True):
     label_delay_days: PositiveFloat = 7.0
     prior_weight: PositiveFloat = 10.0
     """Transactions that the overall fraud rate weighs against a merchant's own."""
-    keep_interval_s: PositiveFloat = 5.0
+    keep_interval_s: PositiveFloat = 10.0
     """What was read in this time is kept together: one record per key, however often it occurs."""
     emit_interval_s: PositiveFloat = 1.0
     """Figures are told at most this often."""
