@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from processes import gone
 
 from streams.local.broker import Broker, BrokerError
 from streams.local.locks import LockedError
@@ -51,19 +52,6 @@ def _write(bootstrap: str, topic: str, *values: bytes) -> None:
         producer.produce(topic, value)
 
     assert producer.flush(20) == 0
-
-
-def _gone(pid: int, within_s: float = 5.0) -> bool:
-    """Whether the process ended or ends within the time; one that nobody has buried yet has ended."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_committed_transactions_alone_are_read(kafka: str, topic_name: Callable[..., str]) -> None:
@@ -143,7 +131,7 @@ def test_a_stopped_broker_is_gone_and_leaves_its_data(tmp_path: Path) -> None:
 
     assert alive_before
     assert not first.alive()
-    assert _gone(first.pid)
+    assert gone(first.pid)
     assert first.bootstrap == second.bootstrap
     assert [b"one", b"two"] == values
 
@@ -214,13 +202,13 @@ def test_a_killed_parent_leaves_no_broker(tmp_path: Path) -> None:
     try:
         assert parent.stdout
         pid = int(parent.stdout.readline())
-        outlives_the_thread = not _gone(pid, 0.3)
+        outlives_the_thread = not gone(pid, 0.3)
     finally:
         parent.kill()
         parent.communicate()
 
     assert outlives_the_thread
-    assert _gone(pid)
+    assert gone(pid)
     with Broker.start(tmp_path) as heir:
         assert heir.alive()
 

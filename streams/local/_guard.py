@@ -26,20 +26,25 @@ def _become(parent: int, command: list[str]) -> None:
 
 
 def _watch(command: list[str]) -> int:
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)  # noqa: S603
-
-    def kill_with_parent() -> None:
-        while os.read(0, 1):
-            pass
-        child.kill()
+    started: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, _frame: object) -> None:
-        child.send_signal(number)
+        if not started:
+            sys.exit(128 + number)
+        started[0].send_signal(number)
 
-    threading.Thread(target=kill_with_parent, daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
-    return child.wait()
+    started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False))  # noqa: S603
+    threading.Thread(target=_kill_at_end_of_pipe, args=(started[0],), daemon=True).start()
+    code = started[0].wait()
+    return code if code >= 0 else 128 - code  # as a shell says that a signal ended it
+
+
+def _kill_at_end_of_pipe(child: subprocess.Popen[bytes]) -> None:
+    while os.read(0, 1):
+        pass
+    child.kill()
 
 
 if __name__ == "__main__":
