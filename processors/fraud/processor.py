@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from processors import Prepared
+from processors import DomainError, Prepared
 from processors._contract import BATCH, Contract, Tensor
 from processors._recent_ids import RecentIds
 from processors._tokens import CardTokens
@@ -155,7 +155,7 @@ class FraudProcessor:
         names = self.features.names
         unknown = [name for name in self.inputs if name not in names]
         if unknown:
-            raise ValueError(f"[domains.fraud] inputs: {unknown[0]!r} is no feature; there are: {', '.join(names)}")
+            raise DomainError(f"[domains.fraud] inputs: {unknown[0]!r} is no feature; there are: {', '.join(names)}")
         return None if tuple(self.inputs) == names else [names.index(name) for name in self.inputs]
 
     def _update(self, admitted: Admitted) -> _Batch:
