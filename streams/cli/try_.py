@@ -51,10 +51,14 @@ def try_(
     from streams.cli._domain import input_topic, read_file
     from streams.inference import infer_all
     from streams.loading import open_domain
+    from streams.observe import logs
+    from streams.settings import LogSettings, secrets_of
 
     into = input_topic(domain)
     rows = islice(read_file(domain, into, file, preset, mapping), limit)
-    opened = open_domain(settings_of(context), domain, codecs=codec_for)
+    settings = settings_of(context)
+    logs.configure(LogSettings("warning", settings.log.format), secrets=secrets_of(settings))
+    opened = open_domain(settings, domain, codecs=codec_for)
     for outcome in infer_all(opened.processor, opened.session, _records(rows, into.name), _now_ms):
         write_line(_line(outcome))
 
