@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Fewer rows per draw cost more in numpy calls than in work (measured: 8,192 rows are within 10 % of the best).
 _ROWS_PER_DRAW = 16_384
 _MAX_AMOUNT = 25_000.0
+_CARDS = 5_000
 _EVENTS_PER_CARD_AND_DAY = 2.2
 
 __all__ = ["SCENARIOS", "Batch", "Bias", "Labels", "Simulator"]
@@ -76,8 +77,8 @@ class Simulator:
     def __init__(
         self,
         seed: int = 0,
-        cards: int = 5_000,
-        merchants: int = 1_000,
+        cards: int | None = None,
+        merchants: int | None = None,
         days: float = 60,
         end_ms: int | None = None,
         events: int | None = None,
@@ -88,11 +89,11 @@ class Simulator:
 
         Args:
             seed: Everything random follows from it.
-            cards: Card holders.
-            merchants: Merchants, at least one per category.
+            cards: Card holders; None is as many as make `events` at about 2.2 a day each, or 5,000.
+            merchants: Merchants, at least one per category; None is one for every four cards.
             days: Event time covered, before `end_ms`.
             end_ms: Where event time ends, epoch milliseconds; None is now.
-            events: Transactions in all; None is about 2.2 per card and day.
+            events: Transactions in all; None is about 2.2 a day and card.
             fraud_rate: Share of frauds among the events, kept to the unit.
             bias: Known effects of group attributes.
         """
@@ -101,6 +102,10 @@ class Simulator:
         end = int(time.time() * 1000) if end_ms is None else end_ms
         self.seed = seed
         self.span = Span(end - int(days * DAY_MS), end)
+        if cards is None:
+            cards = _CARDS if events is None else max(20, round(events / (days * _EVENTS_PER_CARD_AND_DAY)))
+        if merchants is None:
+            merchants = max(len(CATEGORIES), cards // 4)
         self.events = round(cards * days * _EVENTS_PER_CARD_AND_DAY) if events is None else events
         self.bias = bias or Bias()
         self._flow_seed, self._label_seed = [seed, 2], [seed, 3]

@@ -196,32 +196,37 @@ def _card_testing(rng: np.random.Generator, world: World, count: int, span: Span
 
 
 def _takeovers(rng: np.random.Generator, world: World, count: int, span: Span, bias: Bias) -> Episodes:
-    """One to eight purchases over three days, mostly at night, at one and a half to four times the usual amount."""
-    campaign, _, campaigns = _campaigns(rng, count, 1, 8)
+    """Two to nine purchases over two days, mostly at night, at two to five times the usual amount."""
+    campaign, _, campaigns = _campaigns(rng, count, 2, 9)
     weight = np.where(world.cards.age >= 65, bias.elderly_takeover, 1.0)
     card = _pick_cards(rng, weight, campaigns)[campaign]
     shares = {"shopping_net": 0.35, "misc_net": 0.2, "grocery_pos": 0.15, "shopping_pos": 0.15, "travel": 0.15}
     category = _pick_categories(rng, shares, count)
-    day = _starts(rng, campaigns, span, 3 * DAY_MS)[campaign] + rng.integers(0, 3, count) * DAY_MS
-    by_night = rng.random(count) < 0.65
+    day = _starts(rng, campaigns, span, 3 * DAY_MS)[campaign] + rng.integers(0, 2, count) * DAY_MS
+    by_night = rng.random(count) < 0.7
     hour = np.where(by_night, rng.integers(22, 28, count) % 24, rng.integers(0, 24, count))
     merchant = world.draw_merchants(rng, category, world.cards.city[card])
     usual = 60 * world.cards.amount_factor[card] * np.exp(rng.normal(0, 0.6, count))
-    amount = usual * rng.uniform(1.5, 4.0, count)
+    amount = usual * rng.uniform(2.0, 5.0, count)
     return _episodes(_at_hour(rng, day, hour, span), card, merchant, amount, "takeover", span)
 
 
 def _merchant_frauds(rng: np.random.Generator, world: World, count: int, events: int, span: Span) -> Episodes:
-    """Merchants whose terminal copies cards for two to five weeks: ordinary amounts at ordinary hours.
+    """Merchants whose terminal is misused for three to six weeks: ordinary amounts at ordinary hours.
 
-    A compromised merchant sees about as many frauds as honest purchases, so that labels tell on it when they come.
+    A compromised merchant sees one to three frauds per honest purchase, so that labels tell on it when they come.
     """
     if count == 0:
         return _episodes(*(np.zeros(0, np.int64),) * 3, np.zeros(0), "compromised_merchant", span)
-    length = np.minimum(rng.uniform(14, 35, count) * DAY_MS, (span.end - span.start) * 0.75)
-    chosen = rng.permutation(len(world.merchants.name))[np.arange(count) % len(world.merchants.name)]
-    honest = world.merchant_share()[chosen] * events * length / (span.end - span.start)
-    sizes = np.maximum(3, honest * rng.uniform(0.5, 1.3, count)).astype(np.int64)
+    covered = span.end - span.start
+    # Many campaigns of middling merchants: one of a giant would be most of the frauds of a small world.
+    most = int(np.clip(count // 8, 6, 200))
+    volume = world.merchant_share() * events
+    middling = np.flatnonzero((volume * 30 * DAY_MS / covered < most / 2) | (volume <= np.quantile(volume, 0.3)))
+    chosen = np.resize(rng.permutation(middling), count)
+    length = np.minimum(rng.uniform(21, 42, count) * DAY_MS, covered * 0.75)
+    honest = volume[chosen] * length / covered
+    sizes = np.clip(honest * rng.uniform(1.0, 3.0, count), 3, most).astype(np.int64)
     campaign = np.repeat(np.arange(count), sizes)[:count]
 
     merchant = chosen[campaign]
@@ -240,31 +245,43 @@ def _merchant_frauds(rng: np.random.Generator, world: World, count: int, events:
 
 
 def _leaked_cards(rng: np.random.Generator, world: World, count: int, span: Span) -> Episodes:
-    """A card number sold on: for two weeks now and then an online purchase at three to six times the usual amount."""
-    campaign, _, campaigns = _campaigns(rng, count, 3, 12)
+    """A card number sold on: for ten days online purchases every other day, at two to five times the usual amount."""
+    campaign, _, campaigns = _campaigns(rng, count, 4, 14)
     card = _pick_cards(rng, world.cards.activity, campaigns)[campaign]
     category = _pick_categories(rng, {"shopping_net": 0.5, "misc_net": 0.25, "grocery_net": 0.25}, count)
-    day = _starts(rng, campaigns, span, 14 * DAY_MS)[campaign] + rng.integers(0, 14 * DAY_MS, count)
+    day = _starts(rng, campaigns, span, 10 * DAY_MS)[campaign] + rng.integers(0, 10 * DAY_MS, count)
     time = _at_hour(rng, day, _hours_of(rng, world.curve[world.cards.rhythm[card], category]), span)
     merchant = world.draw_merchants(rng, category, world.cards.city[card])
-    amount = world.draw_amounts(rng, category, card) * rng.uniform(3, 6, count)
+    amount = 60 * world.cards.amount_factor[card] * np.exp(rng.normal(0, 0.5, count)) * rng.uniform(2, 5, count)
     return _episodes(time, card, merchant, amount, "leaked_card", span)
 
 
 def _impossible_travel(rng: np.random.Generator, world: World, count: int, span: Span) -> Episodes:
-    """Purchases in a far city, at the hours and amounts of the holder, who meanwhile shops at home."""
+    """Purchases in a far city within hours of one at home, most often; at the hours and amounts of the holder."""
     campaign, position, campaigns = _campaigns(rng, count, 1, 4)
     card = _pick_cards(rng, world.cards.activity, campaigns)
     home = world.cards.city[card]
     away = (home + rng.integers(1, max(2, world.cities), campaigns)) % world.cities
     offline = {c.name: c.share for c in CATEGORIES if not c.online}
-    category = _pick_categories(rng, offline, campaigns)[campaign]
-    curve = world.curve[world.cards.rhythm[card], _pick_categories(rng, offline, campaigns)]
-    first = _at_hour(rng, _starts(rng, campaigns, span, DAY_MS), _hours_of(rng, curve), span)
+    category = _pick_categories(rng, offline, campaigns)
+    hour = _hours_of(rng, world.curve[world.cards.rhythm[card], category])
+    first = _at_hour(rng, _starts(rng, campaigns, span, DAY_MS), hour, span)
     time = first[campaign] + position * rng.integers(10 * 60_000, 60 * 60_000, count)
-    merchant = world.draw_merchants(rng, category, away[campaign])
-    amount = world.draw_amounts(rng, category, card[campaign]) * rng.uniform(1.0, 2.0, count)
-    return _episodes(time, card[campaign], merchant, amount, "impossible_travel", span)
+    merchant = world.draw_merchants(rng, category[campaign], away[campaign])
+    amount = world.draw_amounts(rng, category[campaign], card[campaign]) * rng.uniform(1.0, 3.0, count)
+    frauds = _episodes(time, card[campaign], merchant, amount, "impossible_travel", span)
+
+    at_home = np.flatnonzero((rng.random(campaigns) < 0.7) & (np.bincount(campaign, minlength=campaigns) > 0))
+    category = category[at_home]
+    honest = _episodes(
+        first[at_home] - rng.integers(10 * 60_000, 100 * 60_000, len(at_home)),
+        card[at_home],
+        world.draw_merchants(rng, category, home[at_home]),
+        world.draw_amounts(rng, category, card[at_home]),
+        "genuine",
+        span,
+    )
+    return Episodes.join([frauds, honest])
 
 
 def _disputes(rng: np.random.Generator, world: World, count: int, span: Span) -> Episodes:

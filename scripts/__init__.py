@@ -1,0 +1,1 @@
+"""What a checkout can run beside the product: training, benchmarks, checks."""
