@@ -22,6 +22,7 @@ __all__ = [
     "DeliveryError",
     "Mover",
     "Reader",
+    "Tail",
     "TopicMissingError",
     "UnreachableError",
     "Writer",
@@ -289,3 +290,45 @@ def _unreachable(config: Mapping[str, Any], error: KafkaException) -> Unreachabl
     return UnreachableError(
         f"no broker answers at {config.get('bootstrap.servers')}: {reason}. Is it running, and HEADRACE_KAFKA right?"
     )
+
+
+class Tail:
+    """Reads what is committed to some topics from now on, in batches; a context manager.
+
+    Raises:
+        UnreachableError: No broker answered.
+        TopicMissingError: A topic is not there.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *topics: str) -> None:
+        self._consumer = Consumer(
+            {
+                **_QUIET,
+                **config,
+                "group.id": "headrace-tail",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "fetch.wait.max.ms": 20,
+            }
+        )
+        self.starts: dict[tuple[str, int], int] = {
+            (topic, partition): self._consumer.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=_TIMEOUT_S
+            )[1]
+            for topic in topics
+            for partition in range(partitions_of(config, topic))
+        }
+        """Where reading began: the first offset behind what was there."""
+        self._consumer.assign([TopicPartition(*place, offset) for place, offset in self.starts.items()])
+
+    def __enter__(self) -> Tail:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def read(self, timeout_s: float) -> list[Record]:
+        """What came within the time: at once, where something is there."""
+        first = self._consumer.consume(1, timeout_s)
+        return [record(m) for m in (*first, *(self._consumer.consume(_AT_ONCE, 0) if first else ())) if not m.error()]

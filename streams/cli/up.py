@@ -1,0 +1,39 @@
+"""`headrace up`: all services of a domain until Ctrl-C."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from streams.cli._context import Context, settings_of
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    domain: Annotated[str, typer.Argument(help="The domain whose events are answered.")] = "fraud",
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Worker processes.")] = 1,
+) -> None:
+    """Run broker, store, workers and monitor until Ctrl-C; what dies is started again.
+
+    A configured Kafka (HEADRACE_KAFKA) or ClickHouse (HEADRACE_CLICKHOUSE) is used instead of the embedded one.
+    `endpoints.json` in the data directory says where everything is; logs are in its folder `logs`.
+
+    Example: `headrace up --workers 2`
+    """
+    from streams.local.services import Services
+
+    settings = settings_of(context)
+    given = context.find_root().obj
+    own = given if isinstance(given, Context) else Context()
+    with (
+        Services(settings, domain, workers, config=own.config, overrides=own.overrides) as services,
+        services.supervisor.stopping_on_signals(),
+    ):
+        services.start(typer.echo)
+        for name, url in services.endpoints().items():
+            typer.echo(f"  {name:<12} {url}")
+        services.supervisor.run()

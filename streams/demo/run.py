@@ -1,0 +1,282 @@
+"""The main job from start to finish: services, events in, answers out, the account."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from confluent_kafka import Producer
+
+from schemas.dead_letter import from_record
+from schemas.dead_letter import topic_name as dead_letter_topic
+from schemas.topics import domains
+from streams.clients import Tail
+from streams.demo.ledger import Ledger
+from streams.demo.view import Progress
+from streams.errors import HeadraceError
+from streams.local.connection import kafka_config
+from streams.local.services import Services
+from streams.running import ensure_domain_topics
+from streams.store.client import StoreUnavailableError, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from processors._demo import Demo, Events
+    from schemas.envelope import Record
+    from schemas.topics import TopicType
+    from streams.demo.view import View
+    from streams.settings import ClickHouseSettings, Settings
+    from streams.store.client import Store
+
+__all__ = ["Options", "load_demo", "run_demo"]
+
+# Seconds without one more answer after which whatever is unanswered counts as missing.
+_PATIENCE_S = 60.0
+# After the last answer came: doubles come late.
+_SILENCE_S = 1.0
+_READ_S = 0.02
+_POLL_S = 0.2
+_MOST_AHEAD = 100_000
+
+
+class Options(NamedTuple):
+    """What a person can choose about a run."""
+
+    domain: str
+    events: int
+    rate: float
+    """Events per second; 0 sends as fast as the worker keeps up."""
+    workers: int
+    keep: bool
+    seed: int
+    input: Path | None = None
+    preset: str = ""
+    mapping: Path | None = None
+
+
+def load_demo(domain: str) -> Demo:
+    """The module `demo` of a domain.
+
+    Raises:
+        HeadraceError: The domain has none.
+    """
+    try:
+        module: Demo = import_module(f"processors.{domain}.demo")
+    except ModuleNotFoundError as error:
+        raise HeadraceError(f"the domain {domain!r} has no demo: {error}") from error
+    return module
+
+
+def run_demo(
+    settings: Settings, options: Options, view: View, *, config: Path | None, overrides: dict[str, str]
+) -> dict[str, Any]:
+    """Runs the demo and returns its summary, read back from the output topic and from ClickHouse.
+
+    Raises:
+        HeadraceError: A service did not start, or failed for good.
+    """
+    demo = load_demo(options.domain)
+    with ExitStack() as stack:
+        if not options.keep:
+            scratch = stack.enter_context(TemporaryDirectory(prefix="headrace-", ignore_cleanup_errors=True))
+            settings = _in_directory(settings, Path(scratch))
+        services = stack.enter_context(
+            Services(settings, options.domain, options.workers, config=config, overrides=overrides)
+        )
+        stop = services.supervisor
+        stack.enter_context(stop.stopping_on_signals())
+        services.start(view.say)
+        run = _Run(settings, options, demo, view, services)
+        summary = run.whole()
+        view.close()
+        view.summary(_title(summary), summary, [*demo.next_steps(), *_next_steps(options)])
+        if options.keep and not stop.stop_requested:
+            _say_where(view, services)
+            stop.run()
+        return summary
+
+
+class _Run:
+    def __init__(self, settings: Settings, options: Options, demo: Demo, view: View, services: Services) -> None:
+        self._settings = settings
+        self._options = options
+        self._demo = demo
+        self._view = view
+        self._services = services
+        self._ledger = Ledger()
+        self._kafka = kafka_config(settings)
+        ensure_domain_topics(settings, options.domain, self._kafka)
+        self._input, self._output = _topics(options.domain)
+        self._dead_letters = dead_letter_topic(options.domain)
+        self._reader = Tail(self._kafka, self._output.name, self._dead_letters)
+        self._progress = Progress(None if options.input else options.events)
+        self._failed: list[str] = []
+        self._began = time.monotonic()
+        self._producer = Producer(
+            {
+                **self._kafka,
+                "enable.idempotence": True,
+                "compression.type": "lz4",
+                "linger.ms": 2,
+                "batch.size": 1_000_000,
+                "message.max.bytes": 16_000_000,
+                "partitioner": "murmur2_random",
+                "log_level": 0,
+            }
+        )
+
+    def whole(self) -> dict[str, Any]:
+        """Sends, reads, waits, and adds up."""
+        with self._reader:
+            self._send_and_read()
+        rows = self._wait_for_rows()
+        account = self._ledger.account()
+        return {**account._asdict(), "rows_in_clickhouse": rows, **self._ledger.figures()}
+
+    def _send_and_read(self) -> None:
+        for events in self._events():
+            self._send(events)
+            if self._services.supervisor.stop_requested:
+                break
+        self._producer.flush(60)
+        if self._failed:
+            raise HeadraceError(f"{len(self._failed)} events did not reach Kafka: {self._failed[0]}")
+        self._wait_for_answers()
+
+    def _events(self) -> Iterator[Events]:
+        options = self._options
+        if options.input is None:
+            return self._demo.simulate(options.events, options.seed)
+        return self._demo.from_file(options.input, options.preset, options.mapping)
+
+    def _send(self, events: Events) -> None:
+        """Sends events, each at its time; meanwhile reads what comes back."""
+        produce = self._producer.produce
+        for key, value, identity, truth in zip(*events[:4], strict=True):
+            self._wait_for_turn()
+            at = time.time()
+            produce(
+                self._input.name,
+                value,
+                key,
+                on_delivery=partial(self._delivered, identity, truth, at),
+            )
+            self._progress.sent += 1
+        for message in events.side:
+            produce(message.topic, message.value, message.key)
+        self._producer.poll(0)
+        self._read(0.0)
+
+    def _wait_for_turn(self) -> None:
+        if self._options.rate:
+            due = self._began + self._progress.sent / self._options.rate
+            while (ahead := due - time.monotonic()) > 0:
+                self._read(min(_READ_S, ahead))
+        while self._progress.lag > _MOST_AHEAD and not self._services.supervisor.stop_requested:
+            self._read(_READ_S)
+
+    def _delivered(self, identity: str | None, truth: bool | None, at: float, error: Any, message: Any) -> None:
+        if error is not None:
+            self._failed.append(error.str())
+        else:
+            self._ledger.sent((message.partition(), message.offset()), identity, truth, at)
+
+    def _read(self, timeout_s: float) -> int:
+        """Takes what has come back, looks after the processes and shows the state."""
+        self._producer.poll(0)
+        records = self._reader.read(timeout_s)
+        now = time.time()
+        for record in records:
+            self._take(record, now)
+        self._progress.tick(now)
+        self._services.supervisor.poll()
+        self._services.supervisor.check()
+        self._view.show(self._progress)
+        return len(records)
+
+    def _take(self, record: Record, now: float) -> None:
+        if record.topic == self._dead_letters:
+            letter, _original = from_record(record)
+            self._ledger.dead_letter((letter.partition, letter.offset), now)
+            self._progress.dead_letters += 1
+        elif record.value is not None:
+            answer = self._demo.read(record.value)
+            self._progress.saw(answer, self._ledger.result(answer, now), now)
+
+    def _wait_for_answers(self) -> None:
+        """Until everything sent is answered, or nothing has come for long; then for a moment more."""
+        patient_until = time.monotonic() + _PATIENCE_S
+        while self._ledger.answered < self._progress.sent and time.monotonic() < patient_until:
+            if self._read(_READ_S):
+                patient_until = time.monotonic() + _PATIENCE_S
+        silent_until = time.monotonic() + _SILENCE_S
+        while time.monotonic() < silent_until:
+            self._read(_READ_S)
+
+    def _wait_for_rows(self) -> int:
+        """Rows in ClickHouse of the results of this run, once the sink has caught up or stopped getting anywhere."""
+        scored = self._ledger.account().scored
+        store = open_store(self._clickhouse(), self._settings.data)
+        try:
+            rows, patient_until = -1, time.monotonic() + _PATIENCE_S
+            while time.monotonic() < patient_until and not self._services.supervisor.stop_requested:
+                before, rows = rows, self._count_rows(store)
+                if rows >= scored:
+                    break
+                if rows > before:
+                    patient_until = time.monotonic() + _PATIENCE_S
+                time.sleep(_POLL_S)
+        finally:
+            store.close()
+        return rows
+
+    def _count_rows(self, store: Store) -> int:
+        """Plain rows, so that a doubled one counts twice, from where the output topic ended when the run began."""
+        assert self._output.table is not None
+        starts = {p: offset for (topic, p), offset in self._reader.starts.items() if topic == self._output.name}
+        since = " OR ".join(f"(_partition = {p} AND _offset >= {offset})" for p, offset in starts.items())
+        sql = f"SELECT count() FROM {self._output.table.name} WHERE _topic = {{topic:String}} AND ({since})"  # noqa: S608
+        try:
+            return int(store.rows(sql, {"topic": self._output.name})[0][0])
+        except StoreUnavailableError:
+            return -1
+
+    def _clickhouse(self) -> ClickHouseSettings:
+        url = self._settings.clickhouse.url or self._services.endpoints()["clickhouse"]
+        return msgspec.structs.replace(self._settings.clickhouse, url=url)
+
+
+def _topics(domain: str) -> tuple[TopicType, TopicType]:
+    declared = domains()[domain]
+    events = next(topic for topic in declared if topic.direction == "input")
+    results = next(topic for topic in declared if topic.direction == "output" and topic.table is not None)
+    return events, results
+
+
+def _in_directory(settings: Settings, data: Path) -> Settings:
+    return msgspec.structs.replace(settings, data=data)
+
+
+def _title(summary: dict[str, Any]) -> str:
+    exact = not summary["missing"] and not summary["duplicates"]
+    return "Every event answered exactly once" if exact else "NOT EXACT: see missing and duplicates"
+
+
+def _next_steps(options: Options) -> list[tuple[str, str]]:
+    steps = [("headrace demo --rate 0 --events 500000", "how much this machine can take")]
+    if not options.keep:
+        steps.append(("headrace demo --keep", "the same, and the services stay for headrace query and consume"))
+    return steps
+
+
+def _say_where(view: View, services: Services) -> None:
+    view.say("The services stay up until Ctrl-C:")
+    for name, url in services.endpoints().items():
+        view.say(f"  {name:<12} {url}")
