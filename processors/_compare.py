@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from processors import Arrays
 
+__all__ = ["beyond_rounding", "differences"]
+
 # Sums in another order differ in the last digits; more than this share of an output's largest value is no rounding.
 _ROUNDING = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-9}
 

@@ -18,6 +18,22 @@ if TYPE_CHECKING:
 
     from processors import Arrays
 
+__all__ = [
+    "BATCH",
+    "Contract",
+    "ContractError",
+    "Declared",
+    "Dtype",
+    "ModelError",
+    "Tensor",
+    "derive",
+    "differences",
+    "fixed_batch",
+    "mismatches",
+    "nearest",
+    "sample",
+]
+
 BATCH = "batch"
 
 Dtype = Literal[

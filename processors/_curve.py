@@ -10,6 +10,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+__all__ = ["SIZES", "Point", "measure", "pick"]
+
 SIZES = tuple(2**power for power in range(13))
 """1 to 4096 rows; above that no model measured got cheaper per row, and one run blocks the loop for longer."""
 

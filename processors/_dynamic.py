@@ -23,6 +23,8 @@ from processors._slices import reason
 if TYPE_CHECKING:
     from pathlib import Path
 
+__all__ = ["DynamicError", "Rewrite", "make_batch_dynamic"]
+
 
 # The input that holds a shape, by the operator that takes one.
 _SHAPE_INPUTS = {"Reshape": 1, "Expand": 1, "Resize": 3}

@@ -11,6 +11,20 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+__all__ = [
+    "CPU",
+    "CUDA_PROVIDERS",
+    "GPU_PROVIDERS",
+    "Plan",
+    "available_cores",
+    "fallbacks",
+    "gpu_visible",
+    "no_gpu",
+    "options",
+    "plan",
+    "threads_for",
+]
+
 CPU = "CPUExecutionProvider"
 
 GPU_PROVIDERS = frozenset(

@@ -25,6 +25,21 @@ from processors._contract import Contract, ModelError, nearest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+__all__ = [
+    "Entry",
+    "ExtraFile",
+    "IntegrityError",
+    "Manifest",
+    "ManifestError",
+    "MissingFileError",
+    "Model",
+    "Registry",
+    "UnknownModelError",
+    "read_manifest",
+    "resolve",
+    "sha256_of",
+]
+
 # These become names of files and folders: no slash, no leading dot.
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][^/\\:]*$")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from processors import Arrays
 
+__all__ = ["Outputs", "OutputsError", "axis_of", "dtype_of"]
+
 # A buffer this many times larger than needed is let go, so that one large micro-batch does not stay for ever.
 _SPARE = 4
 

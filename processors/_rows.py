@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from processors import Arrays
 
+__all__ = ["BrokenModelError", "Rows"]
+
 # Made-up rows may be refused by a model (an index that is out of its table); then zeros and ones are tried.
 _FILLS = (None, 0.0, 1.0)
 

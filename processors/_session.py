@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from processors import Arrays, _curve
 
+__all__ = ["PROVIDERS", "Session", "SessionError", "available_providers"]
+
 LOG = logging.getLogger("headrace.session")
 
 PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", _hardware.CPU)
@@ -88,11 +90,11 @@ class Session:
         self.fixed_batch = _contract.fixed_batch(contract, _declared(runtime.get_inputs()))
         """Rows that the file insists on; None where it takes any."""
         names = [tensor.name for tensor in contract.outputs]
-        self._run_once = (
+        self._runner = (
             _HostRunner(runtime, names) if device is None else _DeviceRunner(runtime, names, device, device_id)
         )
         self._rows = Rows(
-            self._run_once,
+            self._runner,
             contract,
             name=name,
             slice_size=slice_size or _UNMEASURED_SLICE,
@@ -103,6 +105,7 @@ class Session:
             self._rows, measure_curve=not slice_size, warn=lambda message: log.warning("%s: %s", name, message)
         )
         """What runs cost by their number of rows, where that was measured."""
+        self._runner.forget()
 
     @classmethod
     def open(
@@ -200,6 +203,7 @@ class Session:
     def measure(self, budget_s: float = 1.5) -> tuple[_curve.Point, ...]:
         """Measures the latency curve on made-up rows, keeps it in `curve` and returns it; the slice size stays."""
         self.curve = _warmup.measure(self._rows, budget_s)
+        self._runner.forget()
         return self.curve
 
     def placement(self) -> dict[str, int]:
@@ -222,6 +226,9 @@ class _HostRunner:
     def __call__(self, feed: Arrays) -> list[np.ndarray]:
         results: list[np.ndarray] = self._run(self._outputs, feed)
         return results
+
+    def forget(self) -> None:
+        """Keeps nothing between runs."""
 
 
 class _DeviceRunner:
@@ -246,6 +253,10 @@ class _DeviceRunner:
         self._runtime.run_with_iobinding(binding)
         results: list[np.ndarray] = binding.copy_outputs_to_cpu()
         return results
+
+    def forget(self) -> None:
+        """Lets go of the buffers, those of sizes that were only measured among them."""
+        self._buffers.clear()
 
     def _placed(self, name: str, array: np.ndarray) -> onnxruntime.OrtValue:
         key = (name, array.shape, array.dtype)

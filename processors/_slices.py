@@ -16,6 +16,8 @@ from processors._contract import ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+__all__ = ["buckets", "cut", "isolate", "padded", "padded_size", "reason", "spans"]
+
 
 def spans(rows: int, size: int) -> Iterator[tuple[int, int]]:
     """Start and stop of each slice, in order; the last one may be shorter."""

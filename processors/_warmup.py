@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from processors import Arrays
     from processors._rows import Rows
 
+__all__ = ["measure", "warm_up"]
+
 # Rows of one measured run stay under this: pictures and long sequences get big before they get to 4,096 rows.
 _MEASURED_BYTES = 128_000_000
 

@@ -524,6 +524,26 @@ def test_contracts_that_rows_cannot_be_cut_by_are_refused(inputs: list, outputs:
         contract(inputs, outputs)
 
 
+def test_processor_declares_and_manifest_completes() -> None:
+    """Sizes and ranges of made-up rows belong to the weights; what the processor says itself stays."""
+    mine = Contract((Tensor("ids", "int64", ("batch", "seq")),), DOUBLING.outputs, axes={"seq": 4})
+    theirs = Contract((Tensor("ids", "int64", ("batch", "seq"), values=(0, 99)),), DOUBLING.outputs, axes={"seq": 64})
+
+    assert Contract(theirs.inputs, mine.outputs, axes={"seq": 4}) == mine.completed_by(theirs)
+
+
+def test_device_buffers_are_few_and_given_back(doubling: Path) -> None:
+    """Bound buffers are kept per shape, and those of the measuring are not kept at all."""
+    runtime = onnxruntime.InferenceSession(doubling, providers=list(CPU))
+    session = Session(runtime, DOUBLING, pad=True, device="cpu")
+
+    assert 0 == len(session._runner._buffers)
+    session._rows.slice = 64
+    for n in range(1, 65):
+        session.run({"x": rows(n)})
+    assert len(buckets(64)) == len(session._runner._buffers)
+
+
 # Providers and threads
 
 
