@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.dead_letter import to_message
@@ -409,6 +409,7 @@ def test_names_of_dead_letters(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'transactions' is no domain and no topic of dead letters; domains are fraud" in capsys.readouterr().err
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 60), unique=True), st.lists(st.sets(st.integers(0, 60)), max_size=4))
 def test_what_was_dealt_with_is_remembered_exactly(present: list[int], picks: list[set[int]]) -> None:
     """Whatever is picked in whatever order, offset and metadata tell exactly which messages were dealt with."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from doubles import CountingProcessor, EchoingSession
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processors import Arrays, Prepared
@@ -57,6 +57,7 @@ class ReversingProcessor(CountingProcessor):
         return super().prepare(records[::-1])
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"a", b"b", b"bad"])), st.integers(1, 5))
 def test_every_record_is_answered_once_in_order(values: list[bytes], size: int) -> None:
     """Results and rejects stand where their records stood, and counts go on over micro-batches."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
@@ -112,6 +112,7 @@ def test_the_sink_is_counted() -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(0, 100))))
 def test_an_array_histogram_counts_as_prometheus_does(batches: list[list[float]]) -> None:
     """Whole arrays at once give the same buckets as the client's own histogram gives one by one."""

@@ -248,9 +248,9 @@ def _domains(_settings: Settings) -> Iterator[Finding]:
     """Each domain must import: one that does not is left out everywhere else without a word."""
     from importlib import import_module
 
-    import processors
+    from processors import names
 
-    for name in processors.names():
+    for name in names():
         try:
             import_module(f"processors.{name}")
         except Exception as error:
@@ -261,8 +261,9 @@ def _domains(_settings: Settings) -> Iterator[Finding]:
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
+    from processors import model_reference, names
     from processors._contract import ModelError
-    from processors._models import MissingFileError, Registry
+    from processors._models import MissingFileError, Registry, UnknownModelError
 
     registry = Registry(settings.data, Path(settings.model.cache_dir) if settings.model.cache_dir else None)
     for problem in registry.problems:
@@ -277,6 +278,13 @@ def _models(settings: Settings) -> Iterator[Finding]:
             yield Finding(name, "fail", str(error), f"`headrace models pull {entry.manifest.reference}`")
         else:
             yield Finding(name, "ok", "as its manifest promises")
+    for domain in names():
+        reference = model_reference(domain, settings.domains.get(domain, {}))
+        try:
+            registry.find(reference)
+        except UnknownModelError as error:
+            advice = f"put a manifest into {settings.data / 'models'}, or set domains.{domain}.model"
+            yield Finding(f"model of {domain}", "fail", str(error), advice)
 
 
 def _privacy(settings: Settings) -> Iterator[Finding]:
