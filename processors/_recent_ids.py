@@ -7,8 +7,9 @@ records alone. A duplicate is not accepted again, so it does not make the window
 
 Changelog: accepted ids lie in blocks of 256 source offsets,
 
-    b"i" + offset // 256 (uint64, big-endian) -> clock (int64), count (uint32), then columns: offsets and timestamps
-                                                (int64), lengths of the ids in bytes (uint16), the ids in UTF-8
+    b"i" + offset // 256 (uint64, big-endian) -> count (uint32), then columns: offsets and timestamps (int64),
+                                                lengths of the ids in bytes (uint16), the ids in UTF-8
+    b"c"                                      -> the partition's clock (ms, int64)
 
 little-endian; a block ends when none of its ids can matter any more.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from itertools import accumulate, groupby, islice, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,10 +28,11 @@ from processors._regions import NEVER
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-IDS = b"i"
+IDS, CLOCK = b"i", b"c"
 BLOCK_OFFSETS = 256
 
-_HEAD = struct.Struct("<qI")
+_HEAD = struct.Struct("<I")
+_CLOCK = struct.Struct("<q")
 # Ends of columns are cut when this many rows in front are dead: moving a list costs its length.
 _CUT = 16_384
 
@@ -61,7 +63,9 @@ class RecentIds:
         """Takes over a partition; entries of other kinds are left alone."""
         self._partitions[partition] = accepted = _Accepted()
         for key in sorted(key for key in entries if key[:1] == IDS):
-            accepted.take(*_unpack(entries[key]))
+            accepted.extend(*_unpack(entries[key]))
+        if CLOCK in entries:
+            (accepted.clock,) = _CLOCK.unpack(entries[CLOCK])
         accepted.dirty_from = len(accepted.ids)
 
     def drop(self, partition: int) -> None:
@@ -74,6 +78,8 @@ class RecentIds:
             for number in accepted.ended:
                 yield partition, _key(number), None
             accepted.ended.clear()
+            if accepted.dirty_from < len(accepted.ids):
+                yield partition, CLOCK, _CLOCK.pack(accepted.clock)
             for number, value in accepted.blocks(accepted.dirty_from):
                 yield partition, _key(number), value
             accepted.dirty_from = len(accepted.ids)
@@ -81,7 +87,10 @@ class RecentIds:
     def dump(self, partition: int) -> dict[bytes, bytes]:
         """Every entry of a partition."""
         accepted = self._of(partition)
-        return {_key(number): value for number, value in accepted.blocks(accepted.first)}
+        if accepted.clock == NEVER:
+            return {}
+        blocks = {_key(number): value for number, value in accepted.blocks(accepted.first)}
+        return blocks | {CLOCK: _CLOCK.pack(accepted.clock)}
 
     def _of(self, partition: int) -> _Accepted:
         return self._partitions.setdefault(partition, _Accepted())
@@ -97,7 +106,7 @@ class _Accepted:
         self.ids: list[str] = []
         self.offsets: list[int] = []
         self.timestamps: list[int] = []
-        self.clocks: list[int] = []
+        self.clock = NEVER
         self.first = 0
         self.dirty_from = 0
         self.ended: list[int] = []
@@ -115,7 +124,7 @@ class _Accepted:
         for row, (id_, offset, timestamp) in enumerate(zip(ids, offsets, timestamps, strict=True)):
             at = known.get(id_)
             if at is not None and self._gone + len(self.ids) - at <= max_ids:
-                since = max(self.clocks[-1], timestamp) - self.timestamps[at - self._gone]
+                since = max(self.clock, timestamp) - self.timestamps[at - self._gone]
                 if since <= window_ms:
                     duplicates.append(row)
                     continue
@@ -123,18 +132,12 @@ class _Accepted:
         return duplicates
 
     def extend(self, ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int]) -> None:
-        clock = self.clocks[-1] if self.clocks else NEVER
-        self.clocks += islice(accumulate(timestamps, max, initial=clock), 1, None)
+        self.clock = max(self.clock, max(timestamps, default=NEVER))
         start = self._gone + len(self.ids)
         self._latest.update(zip(ids, range(start, start + len(ids)), strict=True))
         self.ids += ids
         self.offsets += offsets
         self.timestamps += timestamps
-
-    def take(self, clock: int, ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int]) -> None:
-        """Adds a block that was written when the clock stood there."""
-        self.extend(ids, offsets, timestamps)
-        self.clocks[-1] = clock
 
     def end_blocks(self, window_ms: int, max_ids: int) -> None:
         """Ends blocks at the front while nothing in them can make a duplicate; the newest block stays."""
@@ -142,7 +145,7 @@ class _Accepted:
             stop = self._end_of(self.first)
             newest = max(self.timestamps[self.first : stop])
             outnumbered = len(self.ids) - stop >= max_ids
-            if stop == len(self.ids) or not (outnumbered or self.clocks[-1] - newest > window_ms):
+            if stop == len(self.ids) or not (outnumbered or self.clock - newest > window_ms):
                 break
             self._forget(stop)
         self.dirty_from = max(self.dirty_from, self.first)
@@ -160,7 +163,7 @@ class _Accepted:
         edges = accumulate((size for _, size in sizes), initial=begin)
         for (number, _), (low, high) in zip(sizes, pairwise(edges), strict=True):
             rows = slice(low, high)
-            yield number, _pack(self.clocks[high - 1], self.ids[rows], self.offsets[rows], self.timestamps[rows])
+            yield number, _pack(self.ids[rows], self.offsets[rows], self.timestamps[rows])
 
     def _end_of(self, row: int) -> int:
         border = (self.offsets[row] // BLOCK_OFFSETS + 1) * BLOCK_OFFSETS
@@ -175,7 +178,7 @@ class _Accepted:
         self.first = stop
 
     def _cut(self) -> None:
-        for column in (self.ids, self.offsets, self.timestamps, self.clocks):
+        for column in (self.ids, self.offsets, self.timestamps):
             del column[: self.first]
         self._gone += self.first
         self.dirty_from -= self.first
@@ -186,11 +189,11 @@ def _key(number: int) -> bytes:
     return IDS + number.to_bytes(8, "big")
 
 
-def _pack(clock: int, ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int]) -> bytes:
+def _pack(ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int]) -> bytes:
     encoded = [id_.encode() for id_ in ids]
     return b"".join(
         [
-            _HEAD.pack(clock, len(ids)),
+            _HEAD.pack(len(ids)),
             np.array([*offsets, *timestamps], "<i8").tobytes(),
             np.array([*map(len, encoded)], "<u2").tobytes(),
             *encoded,
@@ -198,10 +201,10 @@ def _pack(clock: int, ids: Sequence[str], offsets: Sequence[int], timestamps: Se
     )
 
 
-def _unpack(value: bytes) -> tuple[int, list[str], list[int], list[int]]:
-    clock, count = _HEAD.unpack_from(value)
+def _unpack(value: bytes) -> tuple[list[str], list[int], list[int]]:
+    (count,) = _HEAD.unpack_from(value)
     numbers = np.frombuffer(value, "<i8", 2 * count, _HEAD.size).tolist()
     lengths = np.frombuffer(value, "<u2", count, _HEAD.size + 16 * count).tolist()
     edges = accumulate(lengths, initial=_HEAD.size + 18 * count)
     ids = [value[low:high].decode() for low, high in pairwise(edges)]
-    return clock, ids, numbers[:count], numbers[count:]
+    return ids, numbers[:count], numbers[count:]

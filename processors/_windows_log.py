@@ -36,29 +36,29 @@ class ChangelogError(ValueError):
     """Entries that this program did not write, or not all of those that it wrote."""
 
 
-def changes(windows: KeyedWindows) -> Iterator[tuple[int, bytes, bytes | None]]:
+def changes(windows: KeyedWindows) -> list[tuple[int, bytes, bytes | None]]:
     """Drains what changed since the last call: (partition, entry's key, value or None where it ended)."""
-    found: dict[tuple[int, bytes], bytes | None] = {
-        (partition, EVENTS + key + number.to_bytes(_NUMBER_BYTES, "big")): None
-        for partition, key, first, stop in windows.gone
-        for number in range(first, stop)
-    }
-    windows.gone.clear()
     slots = np.unique(np.concatenate(windows.dirty)) if windows.dirty else np.zeros(0, np.int64)
     windows.dirty.clear()
     slots = slots[windows.dirty_from[slots] != CLEAN]
-    found.update(_blocks(windows, slots, np.maximum(windows.dirty_from[slots], windows.first_block[slots])))
+    found: list[tuple[int, bytes, bytes | None]] = [
+        *_blocks(windows, slots, np.maximum(windows.dirty_from[slots], windows.first_block[slots])),
+        *((partition, WATERMARK, _watermark(windows.watermarks[partition])) for partition in windows.dirty_watermarks),
+    ]
     windows.dirty_from[slots] = CLEAN
-    for partition in windows.dirty_watermarks:
-        found[partition, WATERMARK] = _watermark(windows.watermarks[partition])
     windows.dirty_watermarks.clear()
-    return ((partition, key, value) for (partition, key), value in found.items())
+    if windows.gone:
+        # A key that was forgotten may have come back, and its blocks with it.
+        written = {(partition, key) for partition, key, _ in found}
+        found += [(*ended, None) for ended in _ended(windows) if ended not in written]
+        windows.gone.clear()
+    return found
 
 
 def dump(windows: KeyedWindows, partition: int) -> dict[bytes, bytes]:
     """Every entry of a partition."""
     slots = np.flatnonzero(windows.owner == partition)
-    found = {key: value for (_, key), value in _blocks(windows, slots, windows.first_block[slots])}
+    found = {key: value for _, key, value in _blocks(windows, slots, windows.first_block[slots])}
     if partition in windows.watermarks:
         found[WATERMARK] = _watermark(windows.watermarks[partition])
     return found
@@ -78,6 +78,14 @@ def restore(windows: KeyedWindows, partition: int, entries: Mapping[bytes, bytes
         _restore_blocks(windows, partition, keys, entries)
 
 
+def _ended(windows: KeyedWindows) -> set[tuple[int, bytes]]:
+    return {
+        (partition, EVENTS + key + number.to_bytes(_NUMBER_BYTES, "big"))
+        for partition, key, first, stop in windows.gone
+        for number in range(first, stop)
+    }
+
+
 def _watermark(time: int) -> bytes:
     return time.to_bytes(8, "little", signed=True)
 
@@ -88,7 +96,7 @@ def _read_watermark(value: bytes) -> int:
     return int.from_bytes(value, "little", signed=True)
 
 
-def _blocks(windows: KeyedWindows, slots: Ints, first: Ints) -> Iterator[tuple[tuple[int, bytes], bytes]]:
+def _blocks(windows: KeyedWindows, slots: Ints, first: Ints) -> Iterator[tuple[int, bytes, bytes]]:
     """Entries of each slot from block number `first` on."""
     regions = windows.regions
     stop = windows.first_block[slots] + windows.block_counts(slots)
@@ -108,7 +116,7 @@ def _blocks(windows: KeyedWindows, slots: Ints, first: Ints) -> Iterator[tuple[t
     owners = windows.owner[slot].tolist()
     for row, (held_by, owner) in enumerate(zip(slot.tolist(), owners, strict=True)):
         key = EVENTS + windows.keys[held_by] + numbers[row * _NUMBER_BYTES : (row + 1) * _NUMBER_BYTES]
-        yield (owner, key), packed[starts[row] : ends[row]] + marks.get(row, b"")
+        yield owner, key, packed[starts[row] : ends[row]] + marks.get(row, b"")
 
 
 def _marks(windows: KeyedWindows, slot: Ints, is_last: NDArray[np.bool_]) -> dict[int, bytes]:

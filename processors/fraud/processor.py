@@ -133,10 +133,8 @@ class FraudProcessor:
         probabilities = np.round(raw, _PROBABILITY_DIGITS)
         scores = self._score(prepared, probabilities, now_ms)
         values = self._scores.encode(scores)
-        answers: list[Message | Reject] = [
-            Message(OUTPUT_TOPIC, token.encode(), value)
-            for token, value in zip(prepared.context.tokens, values, strict=True)
-        ]
+        keys = map(str.encode, prepared.context.tokens)
+        answers: list[Message | Reject] = list(map(Message, repeat(OUTPUT_TOPIC), keys, values))
         for row in np.flatnonzero(~((raw >= 0) & (raw <= 1))).tolist():
             detail = "The model's output is no probability."
             answers[row] = Reject(prepared.records[row], "model_error", detail=detail)
@@ -164,7 +162,7 @@ class FraudProcessor:
         features = self.features.update(Columns.of_fields(fields, tokens, admitted.times, admitted.partitions))
         hours = admitted.times // HOUR_MS
         self._tallies.add(admitted.partitions.tolist(), fields["merchant"], hours.tolist())
-        return _Batch(fields, [token.hex() for token in tokens], admitted.times, features)
+        return _Batch(fields, list(map(bytes.hex, tokens)), admitted.times, features)
 
     def _score(self, prepared: Prepared, probabilities: NDArray[np.float64], now_ms: int) -> list[FraudScore]:
         """Column by column, as fast as C takes them."""

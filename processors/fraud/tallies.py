@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from schemas.envelope import Record
 
 
+_OFFSET, _PARTITION = attrgetter("offset"), attrgetter("partition")
+
+
 class Tallies:
     """Counts since the last drain, per source partition, and the offsets that they cover."""
 
@@ -24,8 +28,8 @@ class Tallies:
 
     def cover(self, records: Sequence[Record]) -> None:
         """These records were processed, whatever became of them."""
-        offsets = np.fromiter([record.offset for record in records], np.int64, len(records))
-        partitions = np.fromiter([record.partition for record in records], np.int64, len(records))
+        offsets = np.fromiter(map(_OFFSET, records), np.int64, len(records))
+        partitions = np.fromiter(map(_PARTITION, records), np.int64, len(records))
         for partition in np.unique(partitions).tolist():
             mine = offsets[partitions == partition]
             first, last = int(mine.min()), int(mine.max())
