@@ -1,0 +1,328 @@
+"""Tables from Structs, on a real ClickHouse engine: what is declared is made, and what is written comes back."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from clickhouse_engine import Engine
+from events import CARD, SCORES, records, value
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from schemas.clickhouse import (
+    INSERTED_AT,
+    MigrationError,
+    Table,
+    arrow_schema,
+    migrate_sql,
+    read_rows,
+    table_of,
+    tables,
+    to_arrow,
+)
+from schemas.codec import encode
+from schemas.dead_letter import to_message
+from schemas.envelope import Record, Reject
+from schemas.fields import EpochMs, Word
+from schemas.fraud import FraudScore, Reason, TransactionLabel
+from schemas.topics import TableSpec, TopicType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOON = 1_795_521_600_000  # 2026-11-24T12:00:00Z
+BY_NAME = {table.name: table for table in tables("fraud")}
+SCORE = FraudScore(
+    event_id="event-1",
+    card_token="token",
+    merchant="it's \\ a \u2028 merchant",
+    probability=0.25,
+    decision="decline",
+    reasons=[Reason("amount", 1.5), Reason("hour", -0.5)],
+    features={"amount": None, "card_count_1h": 3.0},
+    model="fraud@1",
+    event_time=NOON,
+    scored_at=NOON + 5,
+    latency_ms=0.5,
+    late=True,
+    amount=12.5,
+    category=None,
+    age=30,
+    gender="f",
+)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine with the tables of every domain."""
+    engine = Engine(tmp_path_factory.mktemp("clickhouse"))
+    engine.query("CREATE DATABASE headrace")
+    for table in tables():
+        engine.query(table.create_sql("headrace", 30))
+    yield engine
+    engine.close()
+
+
+def columns(engine: Engine, table: str) -> dict[str, str]:
+    """Types of the columns as the engine tells them."""
+    rows = engine.query(
+        f"SELECT name, type FROM system.columns WHERE database = 'headrace' AND table = '{table}' ORDER BY position"
+    )
+    return {row["name"]: row["type"] for row in rows}
+
+
+def test_tables_of_fraud() -> None:
+    """The names of the tables are the ones that others build on."""
+    assert ["fraud_scores", "transaction_labels", "fraud_dead_letters"] == list(BY_NAME)
+    assert {table.name for table in tables()} >= BY_NAME.keys()
+    assert [] == tables("no such domain")
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_tables_are_as_declared(name: str, engine: Engine) -> None:
+    """The engine makes each column as declared, making it again is harmless, and nothing is left to migrate."""
+    table = BY_NAME[name]
+    engine.query(table.create_sql("headrace", 30))
+
+    found = columns(engine, name)
+
+    assert [column.name for column in (*table.columns, INSERTED_AT)] == list(found)
+    assert [] == migrate_sql(table, found, "headrace")
+    assert [column.name for column in table.columns] == arrow_schema(table).names
+
+
+def test_columns_of_scores() -> None:
+    """Types fit what the fields hold: dictionaries for few values, small numbers, times with their zone."""
+    found = {column.name: column.type for column in BY_NAME["fraud_scores"].columns}
+
+    assert found == found | {
+        "event_id": "String",
+        "decision": "LowCardinality(String)",
+        "category": "LowCardinality(Nullable(String))",
+        "reasons": "Array(Tuple(feature LowCardinality(String), contribution Float64))",
+        "features": "Map(LowCardinality(String), Nullable(Float64))",
+        "age": "Nullable(UInt8)",
+        "late": "Bool",
+        "scored_at": "DateTime64(3, 'UTC')",
+        "_topic": "LowCardinality(String)",
+        "_partition": "UInt32",
+        "_offset": "UInt64",
+        "_timestamp": "DateTime64(3, 'UTC')",
+    }
+
+
+def test_score_comes_back(engine: Engine) -> None:
+    """Every field of a score is in its row, and so are the coordinates of its message."""
+    table = BY_NAME["fraud_scores"]
+    record = Record("fraud-scores", 3, 17, b"token", encode([SCORE])[0], NOON + 6)
+
+    rows, kept, rejects = read_rows(table, [record])
+    engine.insert("headrace.fraud_scores", to_arrow(table, rows, kept))
+
+    assert [] == rejects
+    (row,) = engine.query("SELECT * FROM headrace.fraud_scores WHERE event_id = 'event-1' AND _partition = 3")
+    assert (
+        msgspec.to_builtins(SCORE)
+        | {
+            "event_time": "2026-11-24 12:00:00.000",
+            "scored_at": "2026-11-24 12:00:00.005",
+            "_topic": "fraud-scores",
+            "_partition": 3,
+            "_offset": 17,
+            "_timestamp": "2026-11-24 12:00:00.006",
+            "_inserted_at": row["_inserted_at"],
+        }
+        == row
+    )
+    assert [{"names": ["amount", "hour"], "count": 3}] == engine.query(
+        "SELECT reasons.feature AS names, features['card_count_1h'] AS count FROM headrace.fraud_scores"
+        " WHERE event_id = 'event-1' AND _partition = 3"
+    )
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(SCORES, min_size=1, max_size=5))
+def test_any_scores_become_rows(engine: Engine, scores: list[FraudScore]) -> None:
+    """Any scores that can be encoded can be stored, each as one row with its own values."""
+    table = BY_NAME["fraud_scores"]
+    engine.query("TRUNCATE TABLE headrace.fraud_scores")
+
+    engine.insert("headrace.fraud_scores", to_arrow(table, *read_rows(table, records(list(encode(scores))))[:2]))
+
+    rows = engine.query(
+        "SELECT event_id, merchant, features, length(reasons) AS reasons, amount"
+        " FROM headrace.fraud_scores ORDER BY _offset"
+    )
+    assert [(s.event_id, s.merchant, s.features, len(s.reasons), s.amount) for s in scores] == [
+        (row["event_id"], row["merchant"], as_floats(row["features"]), row["reasons"], float(row["amount"]))
+        for row in rows
+    ]
+
+
+def as_floats(numbers: dict[str, float | None]) -> dict[str, float | None]:
+    """Numbers as they were: the engine writes whole ones without a point, and long ones rounded."""
+    return {name: None if number is None else float(number) for name, number in numbers.items()}
+
+
+def test_row_inserted_twice_is_one_row(engine: Engine) -> None:
+    """The last net: a message that a sink inserts again is one row to FINAL, and the greatest offset is known."""
+    table = BY_NAME["fraud_scores"]
+    engine.query("TRUNCATE TABLE headrace.fraud_scores")
+    batch = to_arrow(table, *read_rows(table, records(list(encode([SCORE] * 3))))[:2])
+
+    engine.insert("headrace.fraud_scores", batch)
+    engine.insert("headrace.fraud_scores", batch.slice(1))
+
+    assert [{"rows": 3}] == engine.query("SELECT count() AS rows FROM headrace.fraud_scores FINAL")
+    asked = "SELECT _topic, _partition, max(_offset) AS offset FROM headrace.fraud_scores GROUP BY _topic, _partition"
+    assert [{"_topic": "transactions", "_partition": 0, "offset": 2}] == engine.query(asked)
+    assert "positions" in str(engine.query(f"EXPLAIN {asked}"))
+
+
+def test_labels_with_times_of_any_form(engine: Engine) -> None:
+    """Times of senders become columns of times; a label whose time is none, or beyond the column, is refused."""
+    table = BY_NAME["transaction_labels"]
+    times: list[Any] = [
+        "2026-11-24T13:00:00+01:00",
+        NOON,
+        NOON + 0.5,
+        "2026-11-24T12:00:00",
+        "9999-01-01T00:00:00Z",
+        1e300,
+    ]
+    labels = [TransactionLabel(f"event-{n}", "m", True, time, NOON) for n, time in enumerate(times)]
+
+    rows, kept, rejects = read_rows(table, records([*encode(labels), b"{"], "transaction-labels"))
+    engine.insert("headrace.transaction_labels", to_arrow(table, rows, kept))
+
+    assert [("invalid_json", ""), ("naive_time", "$.event_time"), ("time_in_future", "$.event_time")] == [
+        (r.reason, r.path) for r in rejects[:3]
+    ]
+    assert ["invalid_time"] == [r.reason for r in rejects[3:]]
+    assert [0, 1, 2] == [record.offset for record in kept]
+    assert [{"event_time": "2026-11-24 12:00:00.000"}] * 3 == engine.query(
+        "SELECT event_time FROM headrace.transaction_labels ORDER BY _offset"
+    )
+
+
+def test_dead_letters_hold_no_card(engine: Engine) -> None:
+    """A dead letter's row tells why and where, and neither card nor value; a foreign message is refused."""
+    table = BY_NAME["fraud_dead_letters"]
+    origin = Record("transactions", 1, 2, CARD.encode(), value(), -(2**63))
+    message = to_message(Reject(origin, "invalid_field", "$.amount", "Too much."), "fraud.dead-letters", NOON)
+    letters = [
+        Record("fraud.dead-letters", 0, 5, message.key, message.value, NOON, message.headers),
+        Record("fraud.dead-letters", 0, 6, None, value(), NOON),
+    ]
+
+    rows, kept, rejects = read_rows(table, letters)
+    engine.insert("headrace.fraud_dead_letters", to_arrow(table, rows, kept))
+
+    (row,) = engine.query("SELECT * FROM headrace.fraud_dead_letters")
+    assert CARD not in str(row)
+    assert ("invalid_field", "$.amount", "transactions", 2) == (
+        row["reason"],
+        row["path"],
+        row["topic"],
+        row["offset"],
+    )
+    assert "1900-01-01 00:00:00.000" == row["timestamp"]
+    assert [(letters[1], "missing_field")] == [(r.record, r.reason) for r in rejects]
+
+
+class OldOrder(msgspec.Struct):
+    """A message before it grew."""
+
+    order_id: str
+    total: float
+
+
+class NewOrder(msgspec.Struct):
+    """The same, grown."""
+
+    order_id: str
+    status: Word
+    total: float
+    notes: list[str] = []
+
+
+class OtherOrder(msgspec.Struct):
+    """The same, with another type."""
+
+    order_id: str
+    total: str
+
+
+def order_table(row: type[msgspec.Struct]) -> Table:
+    """The table of orders in one of its versions."""
+    return table_of(TopicType("orders", row, "", "output", "", table=TableSpec("orders", ("order_id",))))
+
+
+def test_migration_adds_columns(engine: Engine) -> None:
+    """A new field becomes a new column where it is declared; rows that were there keep their values."""
+    engine.query(order_table(OldOrder).create_sql("headrace", 30))
+    old, new = order_table(OldOrder), order_table(NewOrder)
+    engine.insert("headrace.orders", to_arrow(old, [OldOrder("a", 1.0)], records([b""])))
+
+    for statement in migrate_sql(new, columns(engine, "orders"), "headrace"):
+        engine.query(statement)
+    engine.insert("headrace.orders", to_arrow(new, [NewOrder("b", "paid", 2.0, ["x"])], records([b""])))
+
+    assert [column.name for column in (*new.columns, INSERTED_AT)] == list(columns(engine, "orders"))
+    assert [] == migrate_sql(new, columns(engine, "orders"), "headrace")
+    assert [
+        {"order_id": "a", "status": "", "total": 1, "notes": []},
+        {"order_id": "b", "status": "paid", "total": 2, "notes": ["x"]},
+    ] == engine.query("SELECT order_id, status, total, notes FROM headrace.orders ORDER BY order_id")
+
+
+def test_migration_keeps_columns_that_are_no_longer_declared() -> None:
+    """A field that is gone leaves its column alone: its rows may still be asked for."""
+    existing = {column.name: column.type for column in (*order_table(NewOrder).columns, INSERTED_AT)}
+
+    assert [] == migrate_sql(order_table(OldOrder), existing, "headrace")
+
+
+def test_migration_refuses_another_type() -> None:
+    """A changed type is refused with table, column and both types; white space is no change."""
+    existing = {column.name: column.type for column in (*order_table(OldOrder).columns, INSERTED_AT)}
+    table = BY_NAME["fraud_scores"]
+    spread = {column.name: column.type.replace("(", "(\n    ").replace(", ", ",\n") for column in table.columns}
+
+    with pytest.raises(MigrationError, match=r"headrace\.orders\.total has the type Float64, declared is String"):
+        migrate_sql(order_table(OtherOrder), existing, "headrace")
+    assert 1 == len(migrate_sql(table, spread, "headrace"))  # the time of insertion, which `spread` lacks
+
+
+def test_our_times_are_cut_to_what_columns_hold() -> None:
+    """A time of our own that no column can hold is stored as the nearest one that can: it must not stop a sink."""
+    row = msgspec.defstruct("Row", [("at", EpochMs), ("until", EpochMs | None)])
+    table = order_table(row)
+
+    batch = to_arrow(table, [row(-(2**63), None), row(2**63 - 1, 0)], records([b"", b""]))
+
+    assert [-2_208_988_800_000, 10_413_791_999_999] == batch["at"].cast("int64").to_pylist()
+    assert [None, 0] == batch["until"].cast("int64").to_pylist()
+
+
+def test_topic_without_a_table() -> None:
+    """Asking for the table of a topic that has none is an error that says so."""
+    with pytest.raises(ValueError, match="'t' is not kept in ClickHouse"):
+        table_of(TopicType("t", OldOrder, "", "input", ""))
+
+
+def test_types_that_a_column_cannot_hold() -> None:
+    """A list that may be None, and a union, have no column: an error says what to do."""
+    with pytest.raises(TypeError, match="make the field empty instead of None"):
+        order_table(msgspec.defstruct("Row", [("tags", list[str] | None)]))
+    with pytest.raises(TypeError, match="has no column type"):
+        order_table(msgspec.defstruct("Row", [("either", int | str)]))
+
+
+def test_rows_and_coordinates_must_match() -> None:
+    """Rows without coordinates are a mistake of ours, and said so."""
+    with pytest.raises(ValueError, match="1 rows and 0 coordinates for table orders"):
+        to_arrow(order_table(OldOrder), [OldOrder("a", math.nan)], [])
