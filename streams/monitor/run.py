@@ -53,7 +53,7 @@ def run_monitor(settings: Settings, domain: str = "fraud") -> NoReturn:
     folder = settings.data.absolute() / "monitor"
     folder.mkdir(parents=True, exist_ok=True)
     DirectoryLock.acquire(folder, "a monitor")
-    _ensure(config, settings)
+    ensure(config, settings)
     metrics = MonitorMetrics()
     monitor = MerchantRiskMonitor(config, folder, settings.monitor, _codecs(settings), metrics)
     watchdog = Watchdog(
@@ -91,7 +91,8 @@ def _codecs(settings: Settings) -> Codecs:
     )
 
 
-def _ensure(config: Mapping[str, str], settings: Settings) -> None:
+def ensure(config: Mapping[str, str], settings: Settings) -> None:
+    """Makes the topics of the monitor where they are missing, and says where one is not as it should be."""
     partitions, replication = settings.kafka.partitions, settings.kafka.replication
     ensured = ensure_topics(
         config,
