@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from plain_windows import PlainAnswer, PlainWindows
 
 from processors import _windows_log
-from processors._windows import KeyedWindows, Windows
+from processors._window_sums import Windows
+from processors._windows import KeyedWindows
 from processors._windows_log import ChangelogError
 
 HOUR = 3_600_000

@@ -32,12 +32,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors._regions import NEVER, Ints
-from processors._windows import KeyedWindows, Windows
+from processors._windows import KeyedWindows
 from processors.fraud.settings import FraudSettings
 from schemas.fraud import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from processors._window_sums import Windows
 
 Floats = NDArray[np.float64]
 
