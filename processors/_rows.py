@@ -112,6 +112,10 @@ class Rows:
             return []
         return reasons
 
+    def cut(self, inputs: Arrays, start: int, stop: int) -> Arrays:
+        """Rows start to stop of every input."""
+        return {given.name: given.cut(inputs, start, stop) for given in self._inputs}
+
     def made_up(self, rows: int) -> Arrays:
         """So many made-up rows of the kind that `find_good` found to run."""
         return _contract.sample(self._contract, rows, self._fill)

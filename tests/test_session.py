@@ -716,6 +716,27 @@ def test_curve_ends_before_a_size_that_fails() -> None:
     assert [1, 2, 4, 8] == [point.rows for point in measure(run)]
 
 
+def test_measuring_does_not_repeat_the_same_rows(folder: Path) -> None:
+    """Branches that a core has learnt by heart would make small slices of trees look twice as fast as they are."""
+    session = open_model(onnx_models.perceptron(folder / "perceptron_rows.onnx"))
+    seen: set[bytes] = set()
+    runs = 0
+    inner = session._rows.run_once
+
+    def run_once(feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        nonlocal runs
+        if len(feed["features"]) == 8:
+            runs += 1
+            seen.add(feed["features"].tobytes())
+        return inner(feed)
+
+    session._rows.run_once = run_once
+    session.measure()
+
+    assert runs > 10
+    assert len(seen) >= min(runs, 400) - 1
+
+
 def test_curve_gives_up_where_larger_slices_only_get_worse() -> None:
     """Two sizes far below the best end the measuring."""
     now = 0.0
