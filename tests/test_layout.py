@@ -182,7 +182,7 @@ def words(path: Path) -> Iterator[tuple[int, str]]:
             texts.append(node.value)
         for text in texts:
             if isinstance(text, str):
-                for word in re.findall(r"[A-Z]?[a-z]+", text):
+                for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", text):
                     yield getattr(node, "lineno", 0), word.lower()
 
 
