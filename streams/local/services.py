@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from streams.errors import HeadraceError
 from streams.local import endpoints
 from streams.local.supervisor import Supervisor, headrace_command
+from streams.monitor import MONITORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,6 @@ class Services:
         workers: How many worker processes.
         config: The settings file that the processes read too.
         overrides: Settings of the command line, `key=value`, for the processes too.
-        monitored: Whether the domain has a monitor to run.
     """
 
     def __init__(
@@ -48,12 +48,10 @@ class Services:
         *,
         config: Path | None = None,
         overrides: dict[str, str] | None = None,
-        monitored: bool = True,
     ) -> None:
         self._settings = settings
         self._domain = domain
         self._workers = workers
-        self._monitored = monitored
         self._options = [*(["--config", str(config)] if config else [])]
         partitions = max(settings.kafka.partitions, workers)
         ours = {"data": str(settings.data.resolve()), "kafka.partitions": str(partitions)}
@@ -84,7 +82,7 @@ class Services:
         self._run("store", "store")
         for slot in range(self._workers):
             self._run(f"worker-{slot}", "worker", self._domain, "--slot", str(slot), "--workers", str(self._workers))
-        if self._monitored:
+        if self._domain in MONITORED:
             self._run("monitor", "monitor", self._domain)
         say(f"ClickHouse at {self.supervisor.await_endpoint('clickhouse', _READY_TIMEOUT_S)}")
         for slot in range(self._workers):

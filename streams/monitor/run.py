@@ -12,7 +12,7 @@ from streams.local import endpoints
 from streams.local.connection import kafka_config
 from streams.local.locks import DirectoryLock
 from streams.local.topics import TopicSpec, ensure_topics
-from streams.monitor import _kafka
+from streams.monitor import MONITORED, _kafka
 from streams.monitor._app import run_app
 from streams.monitor._merchants import DEAD_LETTERS, INPUTS, LABELS, RISK, TALLIES, Codecs
 from streams.monitor._progress import Watchdog
@@ -47,8 +47,8 @@ def run_monitor(settings: Settings, domain: str = "fraud") -> NoReturn:
         TopicsError: The topics could not be made.
         LockedError: Another monitor runs on this data directory.
     """
-    if domain != "fraud":
-        raise UnknownMonitorError(f"no monitor for the domain {domain!r}; there is one for: fraud")
+    if domain not in MONITORED:
+        raise UnknownMonitorError(f"no monitor for the domain {domain!r}; there is one for: {', '.join(MONITORED)}")
     config = kafka_config(settings)
     folder = settings.data.absolute() / "monitor"
     folder.mkdir(parents=True, exist_ok=True)
