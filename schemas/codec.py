@@ -91,7 +91,7 @@ def decode_records(
         max_bytes: Values above are rejected unread.
     """
     values = [record.value for record in records]
-    if max((len(value) for value in values if value is not None), default=0) > max_bytes:
+    if max(map(len, filter(None, values)), default=0) > max_bytes:
         values = [b"" if value is not None and len(value) > max_bytes else value for value in values]
     events: list[T] = []
     refused: dict[int, Reject] = {}
