@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import onnx_models
 import pytest
 from events import spoilt_values
 from fraud_cases import KEY, NOW, answer, outputs, processor, record
@@ -14,13 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processors import DomainError, Setup, load
+from processors._contract import ContractError
 from processors._models import Manifest
+from processors._session import Session
 from processors._tokens import CardTokens
 from processors._tree_shap import Paths
 from processors.fraud.features import FEATURE_NAMES, HOUR_MS
 from processors.fraud.reasons import GROUPS, SILENT, Reasons
 from schemas.envelope import Message, Record, Reject
 from schemas.fraud import FraudScore, MerchantTally
+from streams.inference import infer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_score_says_everything_that_was_promised() -> None:
@@ -332,3 +339,31 @@ def test_a_batch_of_nothing_but_bad_records_is_answered() -> None:
     scores, rejects = answer(processor(), [record(0, amount=None), Record("transactions", 0, 1, None, None, NOW)])
 
     assert ([], ["invalid_field", "tombstone"]) == (scores, [reject.reason for reject in rejects])
+
+
+def test_a_real_session_scores_what_prepare_gives(tmp_path: Path) -> None:
+    """ONNX Runtime takes the inputs as they are, NaN included, and one micro-batch is answered in the input's order."""
+    scorer = processor(review=0.6, decline=0.9)
+    columns = {"features": (onnx_models.FLOAT, ["batch", len(FEATURE_NAMES)])}
+    probability = {"probability": (onnx_models.FLOAT, ["batch", 1])}
+    nodes = [
+        onnx_models.helper.make_node("Gather", ["features", "amount"], ["x"], axis=1),
+        onnx_models.helper.make_node("Sigmoid", ["x"], ["probability"]),
+    ]
+    path = onnx_models.save(tmp_path / "m.onnx", nodes, columns, probability, {"amount": np.array([0], np.int64)})
+    session = Session.open(path, expects=scorer.contract, slice=4)
+    records = [record(offset, amount=offset - 2.0) for offset in range(8)]
+    outcomes = infer(scorer, session, records, NOW)
+    decisions = [
+        reply.reason if isinstance(reply, Reject) else msgspec.json.decode(reply.value)["decision"]
+        for _, reply in outcomes
+    ]
+
+    assert records == [answered for answered, _ in outcomes]
+    assert ["invalid_field"] * 3 + ["review", "review", "decline", "decline", "decline"] == decisions
+
+
+def test_a_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """A file with another number of inputs is an error that names both numbers."""
+    with pytest.raises(ContractError, match=str(len(FEATURE_NAMES))):
+        Session.open(onnx_models.perceptron(tmp_path / "m.onnx"), expects=processor().contract)
