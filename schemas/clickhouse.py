@@ -203,7 +203,11 @@ def read_rows(
     if not reasons:
         return rows, kept, rejects
     good = [row for row in range(len(rows)) if row not in reasons]
-    return [rows[row] for row in good], [kept[row] for row in good], [*rejects, *(reasons[row] for row in sorted(reasons))]
+    return (
+        [rows[row] for row in good],
+        [kept[row] for row in good],
+        [*rejects, *(reasons[row] for row in sorted(reasons))],
+    )
 
 
 def _refused_times(values: Sequence[str | float], name: str) -> dict[int, RefusedError]:
