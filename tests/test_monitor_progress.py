@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from schemas.fraud import MerchantTally, TransactionLabel
 from streams.local.topics import TopicSpec, ensure_topics
 from streams.monitor import _kafka
 from streams.monitor._progress import EXIT_STALLED, Progress
+from streams.monitor._quiet import RepeatsFilter
 from streams.monitor._refuse import decode_labels, decode_tallies
 
 A, B = ("a", 0), ("b", 0)
@@ -73,6 +75,24 @@ def test_a_process_without_progress_leaves(kafka, topic_name):
     ended = subprocess.run([sys.executable, "-c", script, kafka, topic], capture_output=True, text=True, timeout=60)
     assert EXIT_STALLED == ended.returncode
     assert f"{topic}/0 (lag 1)" in ended.stderr
+
+
+def test_a_line_said_again_at_once_is_dropped():
+    """Equal lines of the named loggers pass once in half a minute; other lines and loggers always."""
+    quiet = RepeatsFilter("noisy")
+    passed = []
+    for name, message, at in [
+        ("noisy.part", "no broker", 0),
+        ("noisy.part", "no broker", 5),
+        ("noisy.part", "something else", 5),
+        ("ours", "no broker", 5),
+        ("ours", "no broker", 6),
+        ("noisy.part", "no broker", 31),
+    ]:
+        line = logging.makeLogRecord({"name": name, "msg": message, "created": 1e9 + at})
+        passed.append(quiet.filter(line))
+
+    assert [True, False, True, True, True, True] == passed
 
 
 def test_brokers_and_plain_connections():

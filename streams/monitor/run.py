@@ -16,6 +16,7 @@ from streams.monitor import MONITORED, _kafka
 from streams.monitor._app import run_app
 from streams.monitor._merchants import DEAD_LETTERS, INPUTS, LABELS, RISK, TALLIES, Codecs
 from streams.monitor._progress import Watchdog
+from streams.monitor._quiet import RepeatsFilter
 from streams.monitor.merchant_risk import CHANGELOG, MerchantRiskMonitor
 from streams.observe.health import Endpoint
 from streams.observe.metrics import MonitorMetrics
@@ -50,6 +51,8 @@ def run_monitor(settings: Settings, domain: str = "fraud") -> NoReturn:
     if domain not in MONITORED:
         raise UnknownMonitorError(f"no monitor for the domain {domain!r}; there is one for: {', '.join(MONITORED)}")
     config = kafka_config(settings)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RepeatsFilter("aiokafka", "streams.monitor._progress"))
     folder = settings.data.absolute() / "monitor"
     folder.mkdir(parents=True, exist_ok=True)
     DirectoryLock.acquire(folder, "a monitor")
