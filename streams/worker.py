@@ -79,7 +79,7 @@ class Worker:
         # let the poll that runs the callback return, and drop, its first records.
         self._startable: set[int] = set()
         self._stopping = False
-        self._make_source = lambda: Source(
+        self._make_source: Callable[[], Source] = lambda: Source(
             kafka,
             processor.input_topic,
             group=group,
