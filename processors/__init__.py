@@ -102,7 +102,9 @@ class Processor(Protocol):
     def interpret(self, prepared: Prepared, outputs: Arrays, now_ms: int) -> list[Message | Reject]:
         """Turns the model's outputs (n rows) into exactly one result or reject per row, in the order of the rows.
 
-        Rows whose model run failed hold zeros; the caller replaces what is returned for them.
+        Rows whose model run failed hold zeros; the caller replaces what is returned for them, and calls
+        `retract(prepared, rows)` afterwards where a processor has it: what keeps these from being sent again is
+        undone.
         """
 
     def drain(self) -> list[Message]:

@@ -59,6 +59,10 @@ class RecentIds:
         accepted.end_blocks(self._window_ms, self._max_ids)
         return duplicates
 
+    def retract(self, partition: int, ids: Sequence[str]) -> None:
+        """Takes back ids that were accepted in this transaction: their events got no result and may come again."""
+        self._of(partition).retract(ids)
+
     def restore(self, partition: int, entries: Mapping[bytes, bytes]) -> None:
         """Takes over a partition; entries of other kinds are left alone."""
         self._partitions[partition] = accepted = _Accepted()
@@ -138,6 +142,14 @@ class _Accepted:
         self.ids += ids
         self.offsets += offsets
         self.timestamps += timestamps
+
+    def retract(self, ids: Sequence[str]) -> None:
+        """An empty id, which no event has, takes the place of each."""
+        for id_ in ids:
+            at = self._latest.pop(id_, None)
+            if at is not None:
+                self.ids[at - self._gone] = ""
+                self.dirty_from = min(self.dirty_from, at - self._gone)
 
     def end_blocks(self, window_ms: int, max_ids: int) -> None:
         """Ends blocks at the front while nothing in them can make a duplicate; the newest block stays."""

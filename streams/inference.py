@@ -61,6 +61,8 @@ def infer(
         if len(answers) != len(prepared.records):
             msg = f"{processor.name}: interpret answered {len(answers)} of {len(prepared.records)} rows. This is a bug."
             raise RuntimeError(msg)
+        if failed and (retract := getattr(processor, "retract", None)) is not None:
+            retract(prepared, failed)
         answers = _with_failures(prepared.records, answers, failed)
     outcomes = _in_input_order(records, prepared.records, answers, prepared.rejects)
     if observe is not None:

@@ -186,6 +186,37 @@ def test_an_output_that_is_no_probability_is_a_model_error(output: float) -> Non
     assert isinstance(answers[0], Reject)
     assert ("model_error", prepared.records[0]) == (answers[0].reason, answers[0].record)
     assert isinstance(answers[1], Message)
+    assert 1 == len(answer(scorer, [record(2, event_id="event-0-0")])[0])
+
+
+class FailingOnTheFirst:
+    """A session that fails on the first row of each run."""
+
+    def run(self, inputs: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        """Zeros for the row that failed."""
+        probability = np.full((len(inputs["features"]), 1), 0.5, np.float32)
+        probability[0] = 0
+        return {"probability": probability}, {0: "poison"}
+
+
+def test_an_event_that_the_model_failed_on_may_be_retried() -> None:
+    """Its dead letter can be sent again and is scored then; its neighbour is still a duplicate."""
+    scorer = processor()
+    outcomes = infer(scorer, FailingOnTheFirst(), [record(0), record(1)], NOW)
+    again = [record(2, event_id="event-0-0"), record(3, event_id="event-0-1")]
+    scores, rejects = answer(scorer, again)
+
+    assert [Reject, Message] == [type(reply) for _, reply in outcomes]
+    assert (["event-0-0"], ["duplicate_event"]) == ([s["event_id"] for s in scores], [r.reason for r in rejects])
+
+
+def test_late_events_are_counted() -> None:
+    """An event more than a day behind its partition is scored, marked and counted."""
+    scorer = processor()
+    scores, _ = answer(scorer, [record(0), record(1, event_time=NOW - 25 * HOUR_MS), record(2)])
+
+    assert [False, True, False] == [score["late"] for score in scores]
+    assert {"late_events": 1, "events_over_cap": 0} == scorer.counters()
 
 
 def tallies(scorer: Any) -> list[MerchantTally]:

@@ -102,3 +102,17 @@ def test_memory_and_changelog_are_bounded() -> None:
     assert log == ids.dump(0)
     assert [0] == ids.accept(0, ["event-995001"], [1_000_000], [1_000_000])
     assert [] == ids.accept(0, ["event-994000"], [1_000_001], [1_000_001])
+
+
+def test_a_retracted_id_may_come_again() -> None:
+    """An event that got no result after all is no duplicate when it is sent again, also after a restore."""
+    ids, log = RecentIds(1000), {}
+    ids.accept(0, ["a", "b"], [1, 2], [10, 11])
+    ids.retract(0, ["a", "unknown"])
+    write(log, ids)
+    restored = RecentIds(1000)
+    restored.restore(0, log)
+
+    assert log == restored.dump(0)
+    assert [1] == ids.accept(0, ["a", "b"], [3, 4], [12, 12])
+    assert [1] == restored.accept(0, ["a", "b"], [3, 4], [12, 12])

@@ -104,6 +104,7 @@ class FraudProcessor:
         self._tallies = Tallies()
         self._reasons = Reasons(self.inputs)
         self._shap: TreeShap | None = None
+        self._late = 0
         kinds = [(name, float | None) for name in self.features.names]
         self._values_type = msgspec.defstruct("FeatureValues", kinds, frozen=True, gc=False)
 
@@ -135,10 +136,22 @@ class FraudProcessor:
         values = self._scores.encode(scores)
         keys = map(str.encode, prepared.context.tokens)
         answers: list[Message | Reject] = list(map(Message, repeat(OUTPUT_TOPIC), keys, values))
-        for row in np.flatnonzero(~((raw >= 0) & (raw <= 1))).tolist():
+        senseless = np.flatnonzero(~((raw >= 0) & (raw <= 1))).tolist()
+        self.retract(prepared, senseless)
+        for row in senseless:
             detail = "The model's output is no probability."
             answers[row] = Reject(prepared.records[row], "model_error", detail=detail)
         return answers
+
+    def retract(self, prepared: Prepared, rows: Iterable[int]) -> None:
+        """Lets rows that the model failed on come again as no duplicates; they stay part of their card's history."""
+        ids = prepared.context.fields["event_id"]
+        for row in rows:
+            self.state.recent_ids.retract(prepared.records[row].partition, [ids[row]])
+
+    def counters(self) -> dict[str, int]:
+        """What this process has seen since its start, aborted transactions included."""
+        return {"late_events": self._late, "events_over_cap": self.features.windows.capped}
 
     def drain(self) -> list[Message]:
         """Tallies of the transactions accepted since the last call, one per source partition."""
@@ -160,6 +173,7 @@ class FraudProcessor:
         fields = admitted.fields
         tokens = self._tokens.of(fields["card"])
         features = self.features.update(Columns.of_fields(fields, tokens, admitted.times, admitted.partitions))
+        self._late += int(np.count_nonzero(features.late))
         hours = admitted.times // HOUR_MS
         self._tallies.add(admitted.partitions.tolist(), fields["merchant"], hours.tolist())
         return _Batch(fields, list(map(bytes.hex, tokens)), admitted.times, features)
