@@ -108,7 +108,7 @@ class Reader:
             if error is None:
                 records.append(record(message))
             else:
-                self._note(error, Place(message.topic() or "", message.partition()), message.offset())
+                self._note(error, Place(message.topic() or "", message.partition() or 0), message.offset() or 0)
         if generation != self.generation:
             return []
         return records

@@ -21,7 +21,6 @@ from streams.errors import StopError, WorldError
 from streams.store._partition import Partition
 from streams.store._progress import Progress
 from streams.store._reader import LostOffsetsError, Place
-from streams.store.client import StoreRefusedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     import threading
@@ -45,8 +44,8 @@ _READ_TIMEOUT_S = 0.05
 _MOST_ROWS = 500_000
 # Bounds memory where messages are big: rows alone would allow 20,000 of 1 MB.
 _MOST_BYTES = 32_000_000
-# A loop that took longer was stopped, or its insert hung: others may have taken over, so the tables are asked again.
-_PAUSE_S = 5.0
+# Below the session time-out: a member that was still for less cannot have lost its partitions to another.
+_PAUSE_S = 8.0
 # After a pause, or a lost claim, Kafka gets this long to tell this member that its partitions went elsewhere.
 _HESITATE_S = 2.0
 _BACKOFF_S, _BACKOFF_MOST_S = 0.2, 15.0
