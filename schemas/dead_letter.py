@@ -2,7 +2,7 @@
 
 The value and the key are the original's, in clear by contract, so that nothing is lost and a retry is exact. Whoever
 may not see the input topic may not see this one either. What goes to ClickHouse is a `DeadLetterRow`: the reason and
-the coordinates, and of the value its size and hash alone.
+the coordinates, and of the value its size alone: a hash of a bare card number is undone by trying all numbers.
 
 Our headers are always the last ones, in one order: what lies before them is the original's, even where a sender used
 our names.
@@ -10,7 +10,6 @@ our names.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated
 
 import msgspec
@@ -68,8 +67,6 @@ class DeadLetterRow(msgspec.Struct, frozen=True, gc=False):
     rejected_at: EpochMs
     value_size: Count
     """Bytes of the value; 0 for a tombstone too."""
-    value_sha256: str
-    """Hexadecimal, to recognise a value that comes again; empty for a tombstone."""
 
 
 def topic_name(domain: str) -> str:
@@ -149,5 +146,4 @@ def to_row(letter: DeadLetter, value: bytes | None) -> DeadLetterRow:
         timestamp=letter.timestamp_ms,
         rejected_at=letter.rejected_at,
         value_size=len(value or b""),
-        value_sha256="" if value is None else hashlib.sha256(value).hexdigest(),
     )
