@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from harness import Follower, end_offsets, processes
@@ -24,9 +23,9 @@ from streams.local import endpoints
 from streams.local.broker import Broker
 from streams.local.supervisor import headrace_command
 from streams.running import changelog_of, ensure_domain_topics
-from streams.settings import ClickHouseSettings, Settings, WorkerSettings
+from streams.settings import Settings, WorkerSettings
 from streams.source import record
-from streams.store.client import open_store
+from streams.store.asking import ask_over_http
 
 EVENTS = 12_000
 KILLS = 10
@@ -149,7 +148,7 @@ def test_kill_9_of_worker_and_store_changes_nothing(settings: Settings) -> None:
             kills.pop(0)[1].kill()
         scores = follower.read_until(EVENTS, 90)
         url = endpoints.wait_for(settings.data, "clickhouse", 60)
-        rows = rows_when_there(url, settings, EVENTS)
+        rows = rows_when_there(url, EVENTS)
 
     expected, state = undisturbed(settings, read_all(bootstrap, "transactions"))
     assert expected == answers([each.value for each in scores])
@@ -157,13 +156,15 @@ def test_kill_9_of_worker_and_store_changes_nothing(settings: Settings) -> None:
     assert sorted((e["event_id"], e["decision"], e["features"]["card_count_30d"]) for e in expected.values()) == rows
 
 
-def rows_when_there(url: str, settings: Settings, count: int) -> list[tuple[Any, ...]]:
+def rows_when_there(url: str, count: int) -> list[tuple[Any, ...]]:
     """The rows of ClickHouse, once there are that many or nothing more comes."""
-    store = open_store(msgspec.structs.replace(ClickHouseSettings(), url=url), settings.data)
     deadline = time.monotonic() + 60
-    sql = "SELECT event_id, decision, features['card_count_30d'] FROM fraud_scores ORDER BY event_id"
-    while time.monotonic() < deadline and store.rows("SELECT count() FROM fraud_scores")[0][0] < count:
+    while time.monotonic() < deadline and ask(url, "SELECT toUInt32(count()) FROM fraud_scores")[0][0] < count:
         time.sleep(0.3)
-    rows = [tuple(row) for row in store.rows(sql)]
-    store.close()
-    return rows
+    found = ask(url, "SELECT event_id, decision, features['card_count_30d'] FROM fraud_scores ORDER BY event_id")
+    return [tuple(row) for row in found]
+
+
+def ask(url: str, sql: str) -> list[list[Any]]:
+    answer = ask_over_http(url, "", "headrace", sql, "JSONCompactEachRow")
+    return [json.loads(line) for line in answer.body.splitlines()]

@@ -23,7 +23,8 @@ from streams.errors import HeadraceError
 from streams.local.connection import kafka_config
 from streams.local.services import Services
 from streams.running import ensure_domain_topics
-from streams.store.client import StoreUnavailableError, open_store
+from streams.store.asking import ask_over_http
+from streams.store.client import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
     from schemas.envelope import Record
     from schemas.topics import TopicType
     from streams.demo.view import View
-    from streams.settings import ClickHouseSettings, Settings
-    from streams.store.client import Store
+    from streams.settings import Settings
 
 __all__ = ["Options", "load_demo", "run_demo"]
 
@@ -223,34 +223,29 @@ class _Run:
     def _wait_for_rows(self) -> int:
         """Rows in ClickHouse of the results of this run, once the sink has caught up or stopped getting anywhere."""
         scored = self._ledger.account().scored
-        store = open_store(self._clickhouse(), self._settings.data)
-        try:
-            rows, patient_until = -1, time.monotonic() + _PATIENCE_S
-            while time.monotonic() < patient_until and not self._services.supervisor.stop_requested:
-                before, rows = rows, self._count_rows(store)
-                if rows >= scored:
-                    break
-                if rows > before:
-                    patient_until = time.monotonic() + _PATIENCE_S
-                time.sleep(_POLL_S)
-        finally:
-            store.close()
+        rows, patient_until = -1, time.monotonic() + _PATIENCE_S
+        while time.monotonic() < patient_until and not self._services.supervisor.stop_requested:
+            before, rows = rows, self._count_rows()
+            if rows >= scored:
+                break
+            if rows > before:
+                patient_until = time.monotonic() + _PATIENCE_S
+            time.sleep(_POLL_S)
         return rows
 
-    def _count_rows(self, store: Store) -> int:
+    def _count_rows(self) -> int:
         """Plain rows, so that a doubled one counts twice, from where the output topic ended when the run began."""
         assert self._output.table is not None
         starts = {p: offset for (topic, p), offset in self._reader.starts.items() if topic == self._output.name}
         since = " OR ".join(f"(_partition = {p} AND _offset >= {offset})" for p, offset in starts.items())
         sql = f"SELECT count() FROM {self._output.table.name} WHERE _topic = {{topic:String}} AND ({since})"  # noqa: S608
+        url = self._settings.clickhouse.url or self._services.endpoints().get("clickhouse", "")
+        store, database = self._settings.store, self._settings.clickhouse.database
         try:
-            return int(store.rows(sql, {"topic": self._output.name})[0][0])
+            answer = ask_over_http(url, store.token, database, sql, "TabSeparated", {"topic": self._output.name})
         except StoreUnavailableError:
             return -1
-
-    def _clickhouse(self) -> ClickHouseSettings:
-        url = self._settings.clickhouse.url or self._services.endpoints()["clickhouse"]
-        return msgspec.structs.replace(self._settings.clickhouse, url=url)
+        return int(answer.body)
 
 
 def _topics(domain: str) -> tuple[TopicType, TopicType]:

@@ -91,7 +91,7 @@ def ensure_topics(
     Raises:
         TopicsError: No broker answers, a topic could not be made, or (strict) one is different.
     """
-    admin = AdminClient(dict(config))
+    admin = AdminClient({"log_level": 3, **config})
     try:
         existing = admin.list_topics(timeout=timeout_s).topics
         created = _create(admin, {name: spec for name, spec in topics.items() if name not in existing}, timeout_s)
