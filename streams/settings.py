@@ -151,6 +151,8 @@ class StoreSettings(Section, frozen=True, forbid_unknown_fields=True):
     ttl_days: Positive = 365
     group: str = ""
     """Consumer group of the sinks that share a ClickHouse server; empty is `headrace-sink-{database}`."""
+    session_timeout_ms: Positive = 10_000
+    """How long a silent member of that group keeps its partitions."""
     on_lost_offsets: Literal["fail", "earliest"] = "fail"
     """What to do where Kafka deleted messages before they were stored."""
     max_queries: Positive = 8

@@ -10,10 +10,14 @@ Native and RowBinary.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["UnframedTypeError", "frame"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["UnframedTypeError", "frame", "header"]
 
 WITH_CUSTOM_SERIALIZATION = 54454
 # Field 1: no overflow rows; field 2: bucket -1; end of fields.
@@ -44,6 +48,7 @@ _WIDTHS = {
     "Float32": 4,
     "Float64": 8,
 }
+_HAS_KEYS = 1 << 9
 _TYPE = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 _NAMED = re.compile(r"^\s*(?:`(?:[^`\\]|\\.)*`|\w+)\s+(?=[A-Z])")
 
@@ -75,10 +80,17 @@ def frame(data: bytes, revision: int) -> bytes:
             out.append(data[start:position])
             if revision >= WITH_CUSTOM_SERIALIZATION:
                 out.append(b"\x00")
-            end = _skip(data, position, type_, rows)
+            end = _skip(data, position + 8 * _dictionaries(type_), type_, rows) if rows else position
             out.append(data[position:end])
             position = end
     return b"".join(out)
+
+
+def header(columns: Iterable[tuple[str, str]]) -> bytes:
+    """The block of revision 0 that says only which columns (name, type) an answer without rows has."""
+    parts = [text.encode() for column in columns for text in column]
+    written = b"".join(_written(len(part)) + part for part in parts)
+    return _written(len(parts) // 2) + _written(0) + written
 
 
 def _skip(data: bytes, position: int, type_: str, rows: int) -> int:
@@ -105,11 +117,33 @@ def _skip(data: bytes, position: int, type_: str, rows: int) -> int:
             for part in _parts(inner):
                 position = _skip(data, position, _NAMED.sub("", part), rows)
             return position
+        case "LowCardinality":
+            return _skip_dictionary(data, position, inner, rows)
         case "Point":
             return position + rows * 16
     raise UnframedTypeError(
         f"The type {type_} cannot be sent in the Native format of this client's protocol version: cast it to String."
     )
+
+
+def _dictionaries(type_: str) -> int:
+    """How many LowCardinality there are in a type: each puts its version, eight bytes, before the column."""
+    name, inner = _split(type_)
+    if name == "LowCardinality":
+        return 1
+    if name in ("Array", "Map", "Tuple", "Nested", "Nullable"):
+        return sum(_dictionaries(_NAMED.sub("", part)) for part in _parts(inner))
+    return 0
+
+
+def _skip_dictionary(data: bytes, position: int, inner: str, rows: int) -> int:
+    """A LowCardinality column: flags, its keys, then an index for each row."""
+    flags, count = (int(value) for value in np.frombuffer(data, "<u8", 2, position))
+    if not flags & _HAS_KEYS:
+        raise UnframedTypeError("A LowCardinality column without keys of its own cannot be sent: cast it to String.")
+    name, nullable = _split(inner)
+    position = _skip(data, position + 16, nullable if name == "Nullable" else inner, count)
+    return position + 8 + rows * (1 << (flags & 0xFF))
 
 
 def _skip_array(data: bytes, position: int, name: str, inner: str, rows: int) -> int:
@@ -128,6 +162,15 @@ def _skip_strings(data: bytes, position: int, rows: int) -> int:
             length, position = _number(data, position - 1)
         position += length
     return position
+
+
+def _written(number: int) -> bytes:
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 def _number(data: bytes, position: int) -> tuple[int, int]:

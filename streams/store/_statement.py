@@ -18,6 +18,7 @@ from streams.store._arrow import parameters
 from streams.store.client import StoreRefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 __all__ = ["READONLY", "SYNTAX_ERROR", "Statement", "allow", "parse"]
@@ -63,10 +64,12 @@ class Statement(NamedTuple):
     format: str
     """The format that the statement itself asks for; empty where it does not."""
     tree: str
+    bare: str
+    """The statement in one line as ClickHouse would write it, without its FORMAT."""
 
 
-def parse(session: Any, sql: str) -> Statement:
-    """Parses a statement, which must be one alone.
+def parse(session: Any, sql: str, params: Mapping[str, str] | None = None) -> Statement:
+    """Parses a statement, which must be one alone; `params` are for its `{name:Type}`.
 
     Raises:
         RuntimeError: chDB's, with ClickHouse's syntax error in it.
@@ -76,9 +79,10 @@ def parse(session: Any, sql: str) -> Statement:
         # As a parameter the text cannot end one statement and begin another.
         asked = session.query("SELECT formatQuerySingleLine({sql:String})", "TSVRaw", params=parameters({"sql": sql}))
         line = asked.bytes().decode(errors="replace").strip()
-        tree = session.query(f"EXPLAIN AST {sql}", "TSVRaw").bytes().decode(errors="replace")
+        tree = session.query(f"EXPLAIN AST {sql}", "TSVRaw", params=dict(params or {})).bytes().decode(errors="replace")
         found = _FORMAT.search(line)
-        known = Statement(tree.split(maxsplit=1)[0], found[1] if found else "", tree)
+        bare = line[: found.start()] if found else line
+        known = Statement(tree.split(maxsplit=1)[0], found[1] if found else "", tree, bare)
         _remember(sql, known)
     return known
 

@@ -81,7 +81,7 @@ class _Routes:
         self._registry = registry
         self._version = version
         self._timezone = timezone
-        self._places = anyio.CapacityLimiter(limits.max_queries)
+        self._places = anyio.Semaphore(limits.max_queries)
 
     def all(self) -> list[Route]:
         return [
@@ -161,7 +161,7 @@ class _Routes:
             raise StoreRefusedError(
                 "Code: 48. DB::Exception: This store feeds a ClickHouse server; ask that one. (NOT_IMPLEMENTED)", 48
             )
-        if not await self._place(wanted):
+        if not await self._place():
             raise StoreRefusedError(
                 f"Code: {TOO_MANY_QUERIES}. DB::Exception: More than store.max_queries = {self._limits.max_queries}"
                 " queries run at once; come again. (TOO_MANY_SIMULTANEOUS_QUERIES)",
@@ -172,12 +172,12 @@ class _Routes:
                 ask, self._store, wanted.question, self._limits, limiter=anyio.CapacityLimiter(1)
             )
         finally:
-            self._places.release_on_behalf_of(wanted)
+            self._places.release()
 
-    async def _place(self, wanted: Wanted) -> bool:
+    async def _place(self) -> bool:
         """Waits for its turn, not for ever."""
         with anyio.move_on_after(_PATIENCE_S):
-            await self._places.acquire_on_behalf_of(wanted)
+            await self._places.acquire()
             return True
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,8 @@ import msgspec
 
 from streams.store._arrow import literal
 from streams.store._embedded import INSERT_SETTINGS
-from streams.store._native import UnframedTypeError, frame
-from streams.store._statement import allow, parse
+from streams.store._native import UnframedTypeError, frame, header
+from streams.store._statement import Statement, allow, parse
 from streams.store.client import StoreRefusedError
 
 if TYPE_CHECKING:
@@ -81,15 +82,18 @@ def ask(store: EmbeddedStore, question: Question, limits: StoreSettings) -> Answ
     with store.session(question.database or store.database) as session:
         if question.writes and (found := _INSERT.fullmatch(question.sql)):
             return _insert(session, question, found)
-        statement = parse(session, question.sql)
+        statement = parse(session, question.sql, question.params)
         allow(statement, writes=question.writes)
         format_ = statement.format or question.format
         session.query(f"SET {_settings(question, limits)}", "Null")
         result = session.query(question.sql, format_, params=dict(question.params))
+        body = bytes(result.bytes())
+        if not body and format_ == "Native" and statement.kind == "SelectWithUnionQuery":
+            body = header(_columns(session, statement, question))
         has_result = statement.kind in ("SelectWithUnionQuery", "Explain") or statement.kind.startswith(
             ("Show", "Desc", "Ex")
         )
-        return _answer(result, format_ if has_result else "", question.revision)
+        return _answer(result, body, format_ if has_result else "", question.revision)
 
 
 def ignored_settings(settings: Mapping[str, str]) -> list[str]:
@@ -97,8 +101,13 @@ def ignored_settings(settings: Mapping[str, str]) -> list[str]:
     return sorted(name for name in settings if not _FREE.fullmatch(name) and name not in _limits_of(None))
 
 
-def _answer(result: Any, format_: str, revision: int) -> Answer:
-    body = bytes(result.bytes())
+def _columns(session: Any, statement: Statement, question: Question) -> list[tuple[str, str]]:
+    """Name and type of each column of a question without rows, of which chDB writes nothing at all."""
+    described = session.query(f"DESCRIBE ({statement.bare})", "JSONCompactEachRow", params=dict(question.params))
+    return [(row[0], row[1]) for row in map(json.loads, described.bytes().splitlines())]
+
+
+def _answer(result: Any, body: bytes, format_: str, revision: int) -> Answer:
     if format_ == "Native" and revision:
         try:
             body = frame(body, revision)

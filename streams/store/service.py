@@ -209,7 +209,9 @@ class StoreService:
         group = ""
         if not self._store.exclusive:
             group = self._settings.store.group or f"headrace-sink-{self._store.database}"
-        return Reader(self._kafka, [table.topic for table in self._tables], group)
+        return Reader(
+            self._kafka, [table.topic for table in self._tables], group, self._settings.store.session_timeout_ms
+        )
 
     def _codec(self, table: Table) -> Any:
         if table.row is DeadLetterRow:

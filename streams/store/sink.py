@@ -44,8 +44,8 @@ _READ_TIMEOUT_S = 0.05
 _MOST_ROWS = 500_000
 # Bounds memory where messages are big: rows alone would allow 20,000 of 1 MB.
 _MOST_BYTES = 32_000_000
-# Below the session time-out: a member that was still for less cannot have lost its partitions to another.
-_PAUSE_S = 8.0
+# Share of the session time-out: a member that was still for less cannot have lost its partitions to another.
+_PAUSE = 0.8
 # After a pause, or a lost claim, Kafka gets this long to tell this member that its partitions went elsewhere.
 _HESITATE_S = 2.0
 _BACKOFF_S, _BACKOFF_MOST_S = 0.2, 15.0
@@ -161,7 +161,9 @@ class Sink:
                 for place in sorted(self._reader.assigned)
             }
             self._doubt("the assignment changed")
-        elif paused > _PAUSE_S and any(partition.flowing for partition in self._partitions.values()):
+        elif paused > self._settings.session_timeout_ms / 1000 * _PAUSE and any(
+            partition.flowing for partition in self._partitions.values()
+        ):
             self._doubt(f"the sink stood still for {paused:.1f} s")
             self._ask_at = now + _HESITATE_S
 
