@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +14,6 @@ from streams._settings_schema import Key, Node, dotted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 __all__ = ["PREFIX", "Entry", "Problem", "from_environment", "from_file", "from_overrides", "variable"]
 
@@ -27,6 +27,8 @@ _RESERVED = {
     "HEADRACE_MODELS",
     "HEADRACE_TEST_DATA",
 }
+# Container platforms hand secrets over as files: HEADRACE_TOKEN_KEY_FILE=/run/secrets/token_key
+_FILE = "_FILE"
 # Kubernetes sets these for every service whose name starts with `headrace`.
 _KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT(_\d+_(TCP|UDP)(_\w+)?)?$")
 
@@ -69,11 +71,16 @@ def from_file(path: Path, schema: Node) -> Iterator[Entry | Problem]:
 def from_environment(env: Mapping[str, str], schema: Node, short: Mapping[str, Key]) -> Iterator[Entry | Problem]:
     """Reads `HEADRACE_WORKER__MAX_SIZE` and the short names (`HEADRACE_KAFKA`).
 
-    A name that is no key but looks like one is a problem; others are left alone: they belong to somebody else.
+    With `_FILE` at its end a variable names a file whose content is the value. A name that is no key but looks like one
+    is a problem; others are left alone: they belong to somebody else.
     """
     lookalikes = {*(variable(key) for key, node in schema.walk() if not _is_section(node)), *short}
     for name, value in sorted(env.items()):
         if not name.startswith(PREFIX) or name in _RESERVED:
+            continue
+        if _names_file(name, schema, lookalikes):
+            if value:
+                yield _from_named_file(name, value, env, short.get(name.removesuffix(_FILE)), schema)
             continue
         key = short.get(name) or _key_of(name, schema)
         node = schema.find(key)
@@ -93,6 +100,30 @@ def from_overrides(overrides: Mapping[str, str], schema: Node) -> Iterator[Entry
 def variable(key: Key) -> str:
     """The environment variable of a key."""
     return PREFIX + "__".join(key).upper().replace(".", "_")
+
+
+def _names_file(name: str, schema: Node, declared: set[str]) -> bool:
+    """Whether a variable names a file; names that are keys themselves do not, nor do librdkafka's own `….key.file`."""
+    plain = name.removesuffix(_FILE)
+    if plain == name or name in declared:
+        return False
+    key = _key_of(plain, schema)
+    node = schema.find(key)
+    secret = node is not None and node.secret and not key[-1].endswith(".key")
+    return plain in declared or secret
+
+
+def _from_named_file(name: str, path: str, env: Mapping[str, str], short: Key | None, schema: Node) -> Entry | Problem:
+    """The content of the file that a variable names, without the line's end."""
+    plain = name.removesuffix(_FILE)
+    if env.get(plain):
+        return Problem(name, name, f"{plain} and {name} are both set; keep one of them")
+    try:
+        content = Path(path).read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return Problem(name, name, f"{name} names {path}, which cannot be read: {reason}")
+    return Entry(short or _key_of(plain, schema), content, name, text=True)
 
 
 def _key_of(name: str, schema: Node) -> Key:
