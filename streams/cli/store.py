@@ -36,10 +36,11 @@ def store(
     from streams.local import endpoints
     from streams.local.connection import kafka_config
     from streams.observe import logs
+    from streams.settings import secrets_of
     from streams.store.service import StoreService
 
     settings = settings_of(context)
-    logs.configure(settings.log, process="store")
+    logs.configure(settings.log, process="store", secrets=secrets_of(settings))
     if port:
         settings = msgspec.structs.replace(settings, store=msgspec.structs.replace(settings.store, port=port))
     service = StoreService(settings, kafka_config(settings) if sink else {}, sinks=sink)
