@@ -121,7 +121,8 @@ def _campaigns(rng: np.random.Generator, count: int, low: int, high: int) -> tup
 
 def _pick_cards(rng: np.random.Generator, weight: Floats, count: int) -> Ints:
     sums = np.cumsum(weight)
-    return np.searchsorted(sums, rng.random(count) * sums[-1], side="right").astype(np.int64)
+    card: Ints = np.searchsorted(sums, rng.random(count) * sums[-1], side="right").astype(np.int64)
+    return card
 
 
 def _uniform_cards(world: World) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightgbm
 import msgspec
@@ -134,7 +134,7 @@ def _trees_only(converted: onnx.ModelProto) -> onnx.NodeProto:
     """The classifier that onnxmltools makes, as a plain sum of its trees: no label, no second class, no sigmoid."""
     (classifier,) = [node for node in converted.graph.node if node.op_type == "TreeEnsembleClassifier"]
     renamed = {"class_ids": "target_ids", "class_nodeids": "target_nodeids", "class_treeids": "target_treeids"}
-    attributes: dict[str, object] = {}
+    attributes: dict[str, Any] = {}
     for attribute in classifier.attribute:
         value = helper.get_attribute_value(attribute)
         if attribute.name.startswith("nodes_"):
@@ -143,7 +143,7 @@ def _trees_only(converted: onnx.ModelProto) -> onnx.NodeProto:
             attributes[renamed[attribute.name]] = value
         elif attribute.name == "class_weights":
             attributes["target_weights"] = value
-    attributes["target_ids"] = [0] * len(attributes["target_weights"])  # type: ignore[arg-type]
+    attributes["target_ids"] = [0] * len(attributes["target_weights"])
     return helper.make_node(
         "TreeEnsembleRegressor",
         ["features"],
