@@ -117,6 +117,17 @@ def compacted(records: Sequence[Record]) -> dict[int, dict[bytes, bytes]]:
     return state
 
 
+def living(entries: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Entries without blocks of events that no window can reach any more: when those go is nobody's business."""
+    floor = int.from_bytes(entries[b"m"], "little") - (30 * 24 + 24) * 3_600_000
+
+    def newest(block: bytes) -> int:
+        events = (len(block) - 24 * (len(block) % 16 == 8)) // 16
+        return int.from_bytes(block[16 * events - 16 : 16 * events - 8], "little")
+
+    return {k: v for k, v in entries.items() if k[:1] != b"w" or newest(v) > floor}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_kill_9_of_worker_and_store_changes_nothing(settings: Settings) -> None:
@@ -152,7 +163,8 @@ def test_kill_9_of_worker_and_store_changes_nothing(settings: Settings) -> None:
 
     expected, state = undisturbed(settings, read_all(bootstrap, "transactions"))
     assert expected == answers([each.value for each in scores])
-    assert state == compacted(read_all(bootstrap, changelog_of(settings, "fraud")))
+    changelog = compacted(read_all(bootstrap, changelog_of(settings, "fraud")))
+    assert {p: living(entries) for p, entries in state.items()} == {p: living(e) for p, e in changelog.items()}
     assert sorted((e["event_id"], e["decision"], e["features"]["card_count_30d"]) for e in expected.values()) == rows
 
 
