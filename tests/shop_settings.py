@@ -10,9 +10,6 @@ from msgspec import Meta
 
 from streams.settings import Loaded, load_settings
 
-NO_DOMAINS: dict[str, type[msgspec.Struct] | None] = {}
-SECRET = "s3cr3t-Zebra-9"
-
 
 class ShopSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of a made-up domain."""

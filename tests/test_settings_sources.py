@@ -9,16 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from shop_settings import SHOP, load
 
 from streams.settings import Settings, SettingsError, dotted, load_settings, schema
-
-NO_DOMAINS: dict[str, type[msgspec.Struct] | None] = {}
-SECRET = "s3cr3t-Zebra-9"
 
 
 @pytest.fixture(autouse=True)
