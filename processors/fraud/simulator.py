@@ -176,8 +176,8 @@ class Simulator:
         city = self.world.cards.city[card]
         begin, finish, there = self._trips
         away = (at >= begin[card]) & (at < finish[card])
-        # Three in a hundred purchases are made in some other city without being part of a trip.
-        visit = rng.random(len(card)) < 0.03
+        # One purchase in a hundred is made in some other city without being part of a trip.
+        visit = rng.random(len(card)) < 0.01
         city = np.where(away, there[card], np.where(visit, rng.integers(0, self.world.cities, len(card)), city))
         merchant = self.world.draw_merchants(rng, category, city)
         scenario = np.where(away, SCENARIOS.index("trip"), 0)

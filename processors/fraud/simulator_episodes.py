@@ -7,6 +7,7 @@ handbook (Le Borgne et al., 2022) and what issuers describe.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -197,19 +198,20 @@ def _card_testing(rng: np.random.Generator, world: World, count: int, span: Span
 
 
 def _takeovers(rng: np.random.Generator, world: World, count: int, span: Span, bias: Bias) -> Episodes:
-    """Two to nine purchases over two days, mostly at night, at two to five times the usual amount."""
-    campaign, _, campaigns = _campaigns(rng, count, 2, 9)
+    """Two to nine purchases within a night, or else a day, at two to five times the usual amount."""
+    campaign, position, campaigns = _campaigns(rng, count, 2, 9)
     weight = np.where(world.cards.age >= 65, bias.elderly_takeover, 1.0)
     card = _pick_cards(rng, weight, campaigns)[campaign]
     shares = {"shopping_net": 0.35, "misc_net": 0.2, "grocery_pos": 0.15, "shopping_pos": 0.15, "travel": 0.15}
     category = _pick_categories(rng, shares, count)
-    day = _starts(rng, campaigns, span, 3 * DAY_MS)[campaign] + rng.integers(0, 2, count) * DAY_MS
-    by_night = rng.random(count) < 0.7
-    hour = np.where(by_night, rng.integers(22, 28, count) % 24, rng.integers(0, 24, count))
+    by_night = rng.random(campaigns) < 0.7
+    hour = np.where(by_night, rng.integers(22, 27, campaigns) % 24, rng.integers(0, 24, campaigns))
+    first = _at_hour(rng, _starts(rng, campaigns, span, 2 * DAY_MS), hour, span)
+    pace = np.exp(rng.normal(math.log(40), 0.8, campaigns)) * 60_000
+    time = (first[campaign] + pace[campaign] * (position + rng.random(count))).astype(np.int64)
     merchant = world.draw_merchants(rng, category, world.cards.city[card])
     usual = 60 * world.cards.amount_factor[card] * np.exp(rng.normal(0, 0.6, count))
-    amount = usual * rng.uniform(2.0, 5.0, count)
-    return _episodes(_at_hour(rng, day, hour, span), card, merchant, amount, "takeover", span)
+    return _episodes(time, card, merchant, usual * rng.uniform(2.0, 5.0, count), "takeover", span)
 
 
 def _merchant_frauds(rng: np.random.Generator, world: World, count: int, events: int, span: Span) -> Episodes:
@@ -246,14 +248,14 @@ def _merchant_frauds(rng: np.random.Generator, world: World, count: int, events:
 
 
 def _leaked_cards(rng: np.random.Generator, world: World, count: int, span: Span) -> Episodes:
-    """A card number sold on: for ten days online purchases every other day, at two to five times the usual amount."""
+    """A card number sold on: online purchases every other day for ten days, at three to seven times the usual."""
     campaign, _, campaigns = _campaigns(rng, count, 4, 14)
     card = _pick_cards(rng, world.cards.activity, campaigns)[campaign]
     category = _pick_categories(rng, {"shopping_net": 0.5, "misc_net": 0.25, "grocery_net": 0.25}, count)
     day = _starts(rng, campaigns, span, 10 * DAY_MS)[campaign] + rng.integers(0, 10 * DAY_MS, count)
     time = _at_hour(rng, day, _hours_of(rng, world.curve[world.cards.rhythm[card], category]), span)
     merchant = world.draw_merchants(rng, category, world.cards.city[card])
-    amount = 60 * world.cards.amount_factor[card] * np.exp(rng.normal(0, 0.5, count)) * rng.uniform(2, 5, count)
+    amount = 60 * world.cards.amount_factor[card] * np.exp(rng.normal(0, 0.5, count)) * rng.uniform(3, 7, count)
     return _episodes(time, card, merchant, amount, "leaked_card", span)
 
 
@@ -272,7 +274,7 @@ def _impossible_travel(rng: np.random.Generator, world: World, count: int, span:
     amount = world.draw_amounts(rng, category[campaign], card[campaign]) * rng.uniform(1.0, 3.0, count)
     frauds = _episodes(time, card[campaign], merchant, amount, "impossible_travel", span)
 
-    at_home = np.flatnonzero((rng.random(campaigns) < 0.7) & (np.bincount(campaign, minlength=campaigns) > 0))
+    at_home = np.flatnonzero((rng.random(campaigns) < 0.85) & (np.bincount(campaign, minlength=campaigns) > 0))
     category = category[at_home]
     honest = _episodes(
         first[at_home] - rng.integers(10 * 60_000, 100 * 60_000, len(at_home)),

@@ -24,7 +24,7 @@ from processors.fraud.features import FEATURE_NAMES, MERCHANT_FEATURES
 from processors.fraud.simulator import Simulator
 from scripts.train.fraud_card import Report, card, manifest
 from scripts.train.fraud_data import Stream, handbook, simulated, sparkov
-from scripts.train.fraud_figures import measure, measure_groups
+from scripts.train.fraud_figures import chance_of_gap, measure, measure_groups
 from scripts.train.fraud_model import Trained, export, fit
 from scripts.train.fraud_replay import GROUPS, Table, replay
 
@@ -85,6 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
 def evaluate(split: Split, trained: Trained) -> Report:
     """Figures of a trained model on the test part, and of the same training without some of the features."""
     test, probability = split.test, trained.probability(split.test)
+    genuine = ~test.is_fraud
     ablations = {}
     for words, dropped in ABLATIONS.items():
         inputs = [name for name in trained.inputs if not dropped(name)]
@@ -98,6 +99,10 @@ def evaluate(split: Split, trained: Trained) -> Report:
         decline=trained.decline,
         test=measure(test.is_fraud, probability),
         ablations=ablations,
+        chance={
+            name: chance_of_gap(test.groups[name][genuine], test.card[genuine], probability[genuine] >= trained.review)
+            for name in GROUPS
+        },
         groups={
             name: measure_groups(test.groups[name], test.is_fraud, probability, trained.review)
             for name in GROUPS

@@ -38,6 +38,7 @@ class Table(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     event_time: NDArray[np.int64]
     is_fraud: NDArray[np.bool_]
+    card: NDArray[np.str_]
     groups: dict[str, NDArray[np.str_]]
     """Value per transaction and attribute, empty where unknown."""
 
@@ -47,7 +48,14 @@ class Table(msgspec.Struct, frozen=True):
     def rows(self, chosen: slice | NDArray[np.bool_]) -> Table:
         """Some of the transactions."""
         groups = {name: values[chosen] for name, values in self.groups.items()}
-        return Table(self.features[chosen], self.names, self.event_time[chosen], self.is_fraud[chosen], groups)
+        return Table(
+            self.features[chosen],
+            self.names,
+            self.event_time[chosen],
+            self.is_fraud[chosen],
+            self.card[chosen],
+            groups,
+        )
 
     def between(self, start: float, end: float) -> Table:
         """Those in a share of the time that the table covers."""
@@ -64,6 +72,7 @@ class Table(msgspec.Struct, frozen=True):
             names=np.array(self.names),
             event_time=self.event_time,
             is_fraud=self.is_fraud,
+            card=self.card,
             **groups,  # type: ignore[arg-type]
         )
 
@@ -73,7 +82,7 @@ class Table(msgspec.Struct, frozen=True):
         with np.load(path) as arrays:
             groups = {name: arrays[f"group_{name}"] for name in GROUPS}
             names = tuple(arrays["names"].tolist())
-            return cls(arrays["features"], names, arrays["event_time"], arrays["is_fraud"], groups)
+            return cls(arrays["features"], names, arrays["event_time"], arrays["is_fraud"], arrays["card"], groups)
 
     @classmethod
     def join(cls, tables: Sequence[Table]) -> Table:
@@ -83,6 +92,7 @@ class Table(msgspec.Struct, frozen=True):
             tables[0].names,
             np.concatenate([table.event_time for table in tables]),
             np.concatenate([table.is_fraud for table in tables]),
+            np.concatenate([table.card for table in tables]),
             {name: np.concatenate([table.groups[name] for table in tables]) for name in GROUPS},
         )
 
@@ -154,7 +164,8 @@ def _replay_block(block: Block, features: FraudFeatures, merchants: LedgerRates)
             arrival = int(labelled_at[row])
             merchants.expect_label(arrival, event.event_id, event.merchant, bool(fraud[row]), int(times[row]))
     if values:
-        yield Table(np.concatenate(values), features.names, times, fraud, _groups(events))
+        cards = np.array([event.card for event in events])
+        yield Table(np.concatenate(values), features.names, times, fraud, cards, _groups(events))
 
 
 def _decode(
