@@ -48,6 +48,8 @@ _MOST_BYTES = 32_000_000
 _PAUSE = 0.8
 # After a pause, or a lost claim, Kafka gets this long to tell this member that its partitions went elsewhere.
 _HESITATE_S = 2.0
+# How old the lag that is shown may be.
+_ENDS_S = 0.2
 _BACKOFF_S, _BACKOFF_MOST_S = 0.2, 15.0
 
 
@@ -85,6 +87,9 @@ class Sink:
         self._ask_at = 0.0
         self._failures = 0
         self._away = ""
+        # For `positions`, which other threads call: a consumer may be asked by its own thread alone.
+        self._ends: dict[Place, int] = {}
+        self._ends_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """The loop, until told to stop; what was read by then is stored if ClickHouse is there.
@@ -110,6 +115,7 @@ class Sink:
         if self._generation == self._reader.generation:
             self._sort(records)
             self._store_due(self._clock())
+            self._look_at_ends(self._clock())
 
     @property
     def ready(self) -> bool:
@@ -133,7 +139,7 @@ class Sink:
 
     def _position(self, partition: Partition) -> dict[str, Any]:
         place, next_offset = partition.place, self._stored_until(partition)
-        end = self._reader.known_end(place) if partition.flowing else None
+        end = self._ends.get(place) if partition.flowing else None
         return {
             "topic": place.topic,
             "partition": place.partition,
@@ -150,6 +156,13 @@ class Sink:
         """Everything below is stored: at the end of a partition that counts the markers behind the last message."""
         end = self._reader.ends.get(partition.place, -1)
         return max(partition.stored_next, end) if partition.flowing and not partition.waiting else partition.stored_next
+
+    def _look_at_ends(self, now: float) -> None:
+        if now < self._ends_at:
+            return
+        self._ends_at = now + _ENDS_S
+        known = {place: self._reader.known_end(place) for place in self._partitions}
+        self._ends = {place: end for place, end in known.items() if end is not None}
 
     def _notice(self) -> None:
         now = self._clock()
