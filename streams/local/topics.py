@@ -96,6 +96,7 @@ def ensure_topics(
         existing = admin.list_topics(timeout=timeout_s).topics
         created = _create(admin, {name: spec for name, spec in topics.items() if name not in existing}, timeout_s)
         _await_leaders(admin, created, topics, timeout_s)
+        _await_seen(admin, set(topics), timeout_s)
         differences = _differences(
             admin, {name: spec for name, spec in topics.items() if name not in created}, timeout_s
         )
@@ -143,6 +144,15 @@ def _await_leaders(
             time.sleep(_POLL_S)
 
 
+def _await_seen(admin: AdminClient, names: set[str], timeout_s: float) -> None:
+    """What another process made a moment ago is not known to every broker at once."""
+    deadline = time.monotonic() + _VISIBLE_TIMEOUT_S
+    while missing := names - {name for name, t in admin.list_topics(timeout=timeout_s).topics.items() if t.partitions}:
+        if time.monotonic() > deadline:
+            raise TopicsError(f"topics {', '.join(sorted(missing))} exist, but the cluster does not show them")
+        time.sleep(_POLL_S)
+
+
 def _differences(admin: AdminClient, existing: Mapping[str, TopicSpec], timeout_s: float) -> tuple[Difference, ...]:
     if not existing:
         return ()
@@ -164,5 +174,13 @@ def _cleanup_policies(admin: AdminClient, names: list[str], timeout_s: float) ->
     if not names:
         return {}
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
-    futures = admin.describe_configs(resources, request_timeout=timeout_s)
-    return {resource.name: future.result()["cleanup.policy"].value for resource, future in futures.items()}
+    deadline = time.monotonic() + _VISIBLE_TIMEOUT_S
+    while True:
+        futures = admin.describe_configs(resources, request_timeout=timeout_s)
+        try:
+            return {resource.name: future.result()["cleanup.policy"].value for resource, future in futures.items()}
+        except KafkaException as error:
+            new = error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+            if not new or time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
