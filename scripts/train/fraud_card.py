@@ -168,7 +168,7 @@ def _groups(report: Report) -> str:
         "On the simulated test part, at the review threshold, with 95 % Wilson intervals. The simulator takes over the",
         "accounts of holders of 65 and older twice as often, so that their share of frauds is known to be higher;",
         "gender and region have no effect on anything (region is drawn apart from all else, for A/A checks). Alarms",
-        "come in bursts per card, which these intervals do not know; p is of a permutation test that moves whole cards.",
+        "come in bursts per card, which these intervals do not know; p is of a permutation test that moves cards.",
         "",
         "| group | transactions | frauds | flagged | frauds caught | false alarms | expected / observed |",
         "|---|---|---|---|---|---|---|",
