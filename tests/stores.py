@@ -22,7 +22,7 @@ from streams.store.client import StoreError
 from streams.store.status import fetch_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 SCRIPT = Path(__file__).with_name("store_process.py")
 START_S = 60.0
@@ -133,12 +133,8 @@ class Input:
         self._transaction(values, **options)
         self.producer.commit_transaction(30)
 
-    def _transaction(self, values: Iterable[bytes | None], **options: Any) -> None:
+    def _transaction(self, values: Iterable[bytes | None], partition: int = -1, timestamps: Sequence[int] = ()) -> None:
         self.producer.begin_transaction()
         for at, content in enumerate(values):
-            self.producer.produce(
-                self.topic,
-                content,
-                partition=options.get("partition", at % self.partitions),
-                **({"timestamp": options["timestamp"]} if "timestamp" in options else {}),
-            )
+            where = at % self.partitions if partition < 0 else partition
+            self.producer.produce(self.topic, content, partition=where, timestamp=timestamps[at] if timestamps else 0)
