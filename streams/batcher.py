@@ -52,6 +52,10 @@ class Batcher:
 
     def take(self) -> list[Record]:
         """Removes and returns the next micro-batch; empty where nothing waits. What is left keeps its deadline."""
+        if self._count <= self._max_size and self._bytes <= self._max_bytes:
+            everything = [record for records, _came in self._arrivals for record in records]
+            self.clear()
+            return everything
         batch: list[Record] = []
         size = 0
         while self._arrivals and len(batch) < self._max_size:

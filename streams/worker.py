@@ -15,6 +15,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from schemas.dead_letter import to_message
 from schemas.envelope import Message, Record, Reject
 from streams.batcher import Batcher
@@ -65,6 +67,8 @@ class Worker:
         self._changelog = changelog
         self._make_emitter = make_emitter
         self._metrics = metrics
+        # Not every processor counts something of its own.
+        self._counters: Callable[[], Mapping[str, int]] = getattr(processor, "counters", dict)
         self._batcher = Batcher(settings.max_size, settings.max_bytes, settings.max_wait_ms)
         self._tables = TableFollower(kafka, processor.tables)
         self._restorer = ChangelogReader(kafka, changelog) if processor.state is not None else None
@@ -121,7 +125,9 @@ class Worker:
         self._restore()
         self._source.start(self._startable)
         self._startable.clear()
+        started = time.perf_counter()
         now = self._read()
+        self._metrics.observe_stage("poll", time.perf_counter() - started)
         while self._batcher.due(now):
             self._process(self._batcher.take())
             now = time.monotonic()
@@ -160,6 +166,7 @@ class Worker:
         self._source.advance(records)
         self._transaction_events += len(records)
         self._metrics.observe_batch(len(records), rejects)
+        self._metrics.observe_latency(now_ms / 1000 - np.array([r.timestamp_ms for r in records]) / 1000)
 
     def _message(self, answer: Message | Reject, now_ms: int) -> Message:
         if isinstance(answer, Reject):
@@ -187,6 +194,7 @@ class Worker:
         self._metrics.observe_stage("commit", time.perf_counter() - started)
         self._metrics.observe_transaction("committed", self._transaction_events)
         self._metrics.observe_lag(self._source.lag())
+        self._metrics.observe_counters(self._counters())
         self._state_at.update(reached)
         self._forget_transaction()
         self._failures = 0

@@ -75,12 +75,12 @@ def test_what_is_no_longer_held_is_no_longer_shown() -> None:
     metrics.observe_lag({0: 5, 1: 6})
     metrics.observe_lag({1: 7})
     metrics.observe_restore({1: (5, 10), 2: (0, 0)})
-    metrics.observe_state({1: 3})
+    metrics.observe_counters({"late_events": 3})
 
     own = metrics.registry
     assert (None, 7) == tuple(sample(own, "headrace_consumer_lag", partition=p) for p in "01")
     assert (0.5, 1.0) == tuple(sample(own, "headrace_restore_progress", partition=p) for p in "12")
-    assert 3 == sample(own, "headrace_state_entries", partition="1")
+    assert 3 == sample(own, "headrace_processor_count", what="late_events")
 
 
 def test_the_model_is_shown() -> None:

@@ -68,7 +68,9 @@ class WorkerMetrics:
             ["partition"],
             registry=own,
         )
-        self._state = Gauge("headrace_state_entries", "Entries of keyed state.", ["partition"], registry=own)
+        self._counters = Gauge(
+            "headrace_processor_count", "What the processor counts of its own, since its start.", ["what"], registry=own
+        )
         self._slice = Gauge("headrace_model_slice_rows", "Rows of one run of the model.", registry=own)
         self._model = Info("headrace_model", "The model that answers.", registry=own)
 
@@ -103,9 +105,10 @@ class WorkerMetrics:
         """Shows, per partition that is being restored, the share that was read of (read, to read)."""
         _show(self._restoring, {p: done / total if total else 1.0 for p, (done, total) in progress.items()})
 
-    def observe_state(self, entries: Mapping[int, int]) -> None:
-        """Shows the entries of keyed state per partition held."""
-        _show(self._state, entries)
+    def observe_counters(self, counters: Mapping[str, int]) -> None:
+        """Shows what the processor counts, such as late events."""
+        for what, count in counters.items():
+            self._counters.labels(what).set(count)
 
     def observe_model(self, reference: str, providers: Iterable[str], slice_rows: int) -> None:
         """Shows which model runs where, and in slices of how many rows."""
