@@ -26,7 +26,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUNTIMES = {"onnxruntime", "onnxruntime-gpu"}
 
 # What uv says where no registry can be reached and its cache has nothing.
-_NO_NETWORK = re.compile(r"network was disabled|error sending request|dns error|failed to fetch|connection (refused|reset)|timed out", re.IGNORECASE)
+_NO_NETWORK = re.compile(
+    r"network was disabled|error sending request|dns error|failed to fetch|connection (refused|reset)|timed out",
+    re.IGNORECASE,
+)
 
 
 def uv(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
