@@ -267,8 +267,7 @@ def _translate(what: str, error: KafkaException) -> WorldError | StopError:
     message = f"could not {what}: {cause.str()} ({cause.name()})"
     if cause.code() in _FENCED:
         return StopError(f"{message}; another worker runs under this identity; give each a --slot of its own.")
-    if cause.code() == KafkaError.FENCED_INSTANCE_ID:
-        return StopError(f"{message}; another worker joined the group under the same instance id.")
-    if cause.txn_requires_abort():
+    # A fenced group member learns it from its consumer too, which knows whether it was fenced by its own former self.
+    if cause.txn_requires_abort() or cause.code() == KafkaError.FENCED_INSTANCE_ID:
         return AbortError(message)
     return UnknownOutcomeError(message)

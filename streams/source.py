@@ -129,7 +129,7 @@ class Source:
             raise self._translate(error.args[0], None) from error
         if self._rebalanced:
             # Only what ended the consumer matters of a poll whose records are dropped.
-            messages = [m for m in messages if (error := m.error()) and error.code() == KafkaError._FATAL]
+            messages = [m for m in messages if (e := m.error()) and e.code() == KafkaError._FATAL]
         return [record(m) for m in messages if m.error() is None or self._raise_if_serious(m)]
 
     def advance(self, records: Iterable[Record]) -> None:

@@ -324,6 +324,8 @@ class Worker:
             self._emitter.abort()
         except WorldError as error:
             log.warning("left with an open transaction, which Kafka will abort: %s", error)
+        # Closing the source revokes its partitions: there is nothing left to commit then.
+        self._forget_transaction()
         self._source.close()
         self._emitter.close()
         self._tables.close()
