@@ -5,7 +5,8 @@ refused here, on the parsed tree, never on the text:
 
 - `INTO OUTFILE` and `FROM INFILE`, which the embedded client side carries out before any access is checked;
 - the functions `file` (reads any file where the engine is embedded), `eval` (runs SQL from a string, which would hide
-  the others) and `Python` (reaches into this process), and those that call language models;
+  the others), `executable` (runs scripts), `Python` (reaches into this process), and those that call language models;
+- engines of an administrator's tables and databases that keep their data elsewhere;
 - statements other than questions: `KILL QUERY` could stop the sink's inserts, `SET` and `USE` have no meaning here.
 """
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-__all__ = ["READONLY", "SYNTAX_ERROR", "Statement", "allow", "parse"]
+__all__ = ["READONLY", "Statement", "allow", "parse"]
 
-SYNTAX_ERROR, READONLY, FUNCTION_NOT_ALLOWED = 62, 164, 446
+READONLY, FUNCTION_NOT_ALLOWED, ACCESS_DENIED = 164, 446, 497
 
 _QUESTIONS = frozenset(
     {
@@ -50,9 +51,12 @@ _QUESTIONS = frozenset(
 _CHANGES = frozenset(
     {"AlterQuery", "CreateQuery", "DropQuery", "InsertQuery", "OptimizeQuery", "Rename", "TruncateQuery"}
 )
-_FORBIDDEN = re.compile(r"^ *Function (?:file|eval|python|ai\w*)\b", re.IGNORECASE | re.MULTILINE)
+_FORBIDDEN = re.compile(r"^ *Function (?:file|eval|executable\w*|python|ai\w*)\b", re.IGNORECASE | re.MULTILINE)
 # A quoted string right under the root, or under an explained statement, is a file name; no question has one there.
 _FILE = re.compile(r"^ {1,2}Literal \\?'", re.MULTILINE)
+# Engines that keep their data here; the others are doors to files, servers and scripts.
+_ENGINE = re.compile(r"^ *Storage definition\b.*\n +Function (\w+)", re.MULTILINE)
+_OWN_ENGINES = re.compile(r"\w*MergeTree|Memory|Log|TinyLog|StripeLog|Null|Set|Join|Atomic")
 _FORMAT = re.compile(r"\bFORMAT (\w+)(?: SETTINGS .*)?$")
 
 
@@ -103,6 +107,11 @@ def allow(statement: Statement, *, writes: bool) -> None:
         raise StoreRefusedError(
             f"Code: {READONLY}. DB::Exception: Files cannot be read or written through this endpoint. (READONLY)",
             READONLY,
+        )
+    if (engine := _ENGINE.search(statement.tree)) and not _OWN_ENGINES.fullmatch(engine[1]):
+        raise StoreRefusedError(
+            f"Code: {ACCESS_DENIED}. DB::Exception: The engine {engine[1]} is not for this endpoint. (ACCESS_DENIED)",
+            ACCESS_DENIED,
         )
     if found := _FORBIDDEN.search(statement.tree):
         name = found[0].split()[-1]

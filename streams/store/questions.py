@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Question", "ask", "ignored_settings"]
 
-BAD_ARGUMENTS = 36
+BAD_ARGUMENTS, TOO_MANY_BYTES = 36, 396
 
 # Settings that a reader may send in the URL; limits can be lowered, never raised. All others are ignored: clients
 # send many for servers, and none of those changes an answer's meaning.
@@ -93,6 +93,12 @@ def ask(store: EmbeddedStore, question: Question, limits: StoreSettings) -> Answ
         has_result = statement.kind in ("SelectWithUnionQuery", "Explain") or statement.kind.startswith(
             ("Show", "Desc", "Ex")
         )
+        if len(body) > limits.max_result_bytes:
+            raise StoreRefusedError(
+                f"Code: {TOO_MANY_BYTES}. DB::Exception: The answer has more than store.max_result_bytes ="
+                f" {limits.max_result_bytes} bytes. (TOO_MANY_ROWS_OR_BYTES)",
+                TOO_MANY_BYTES,
+            )
         return _answer(result, body, format_ if has_result else "", question.revision)
 
 
@@ -128,13 +134,13 @@ def _insert(session: Any, question: Question, found: re.Match[str]) -> Answer:
     """An INSERT whose data follows it, or came beside it."""
     insert, format_ = found["insert"].strip(), found["format"]
     data = found["data"].encode() or question.data
-    if not data:
-        return Answer(b"", "")
     settings = {**INSERT_SETTINGS, **_own(question.settings)}
     session.query("SET " + ", ".join(f"{name} = {literal(value)}" for name, value in settings.items()), "Null")
     if structure := _INPUT.search(insert):
         return _insert_select(session, insert, structure, format_, data, question)
     allow(parse(session, f"{insert} FORMAT {format_}"), writes=True)
+    if not data:
+        return Answer(b"", "")
     return _stream(session, insert, format_, data)
 
 
@@ -145,7 +151,9 @@ def _insert_select(
     declared = re.sub(r"\\(.)", r"\1", structure["structure"])
     rewritten = insert[: structure.start()] + _BODY_TABLE + insert[structure.end() :]
     allow(parse(session, rewritten), writes=True)
-    session.query(f"CREATE TEMPORARY TABLE {_BODY_TABLE} ({declared})", "Null")
+    create = f"CREATE TEMPORARY TABLE {_BODY_TABLE} ({declared})"
+    allow(parse(session, create), writes=True)
+    session.query(create, "Null")
     written = _stream(session, f"INSERT INTO {_BODY_TABLE}", format_, data)
     session.query(rewritten, "Null", params=dict(question.params))
     return written
