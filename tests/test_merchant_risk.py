@@ -149,7 +149,7 @@ labels_lists = st.lists(hours, min_size=5, max_size=5).flatmap(
 schedules = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 8)), max_size=30)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     st.lists(event_lists, min_size=1, max_size=3),
     st.lists(st.integers(0, 60), max_size=6),

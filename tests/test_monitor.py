@@ -54,6 +54,8 @@ class World:
         self._worker.init_transactions(30)
         self._anybody = Producer({**config, "partitioner": "random"})
         ensure({"bootstrap.servers": broker.bootstrap}, Settings())
+        # So that every later day has merchants with figures.
+        self.send_tallies(4, day=0)
 
     def send_tallies(self, count: int, day: int, *, abort: bool = False, again: bool = False) -> None:
         """Tallies of two sources, each with a transaction of its own; some day after the first."""
@@ -314,13 +316,26 @@ def test_each_merchant_has_one_place_in_the_changelog(world, monitor):
     world.send_labels(40, day=2)
     world.send_tallies(10, day=10)
     world.await_figures()
-    running.kill()
+    assert 0 == running.end()[0]
     places: dict[bytes | None, set[int]] = {}
     for kept in world.read_all(CHANGELOG):
         places.setdefault(kept.key, set()).add(kept.partition)
 
     assert 4 == len({label.partition for label in world.read_all(LABELS)})
     assert {1} == {len(partitions) for partitions in places.values()}
+
+
+def test_a_busy_topic_does_not_make_a_quiet_one_look_stalled(world, monitor):
+    """Behind the last tally lies a transaction mark that nobody reads; labels go on for longer than the time-out."""
+    running = monitor("monitor", "monitor.stall_timeout_s=3")
+    running.wait_until_ready()
+    world.send_tallies(2, day=11)
+    for _ in range(24):
+        world.send_labels(2, day=2)
+        time.sleep(0.25)
+
+    assert 200 == running.health("live")
+    assert running.process.poll() is None
 
 
 def test_a_broker_that_restarts_is_awaited(world, monitor):
@@ -358,7 +373,7 @@ def test_a_second_monitor_leaves_and_the_first_goes_on(world, monitor):
 def test_one_data_directory_has_one_monitor(world, monitor):
     """A second monitor on the same data directory is refused at once, by name of the first."""
     first = monitor("shared")
-    first.wait_until_ready()
+    endpoints.wait_for(first.data, "monitor", PATIENCE_S)
     second = monitor("shared")
 
     assert 1 == second.process.wait(PATIENCE_S)

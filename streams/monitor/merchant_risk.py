@@ -150,7 +150,10 @@ class MerchantRiskMonitor:
     # The three steps of the work.
 
     def _sum(self) -> None:
-        events = self._inbox.take()
+        # What was read before the last assignment is read again, behind older messages: it must not be acknowledged
+        # before them.
+        generation = self.app.consumer_generation_id
+        events = [event for event in self._inbox.take() if event.message.generation_id == generation]
         if not events:
             return
         now_ms = int(time.time() * 1000)
@@ -216,13 +219,13 @@ class MerchantRiskMonitor:
                 log.debug("no positions: %s", error)
 
     async def _note_positions(self) -> None:
-        # What was read last may be followed by marks of transactions, which nobody hands out: where nothing is
-        # under way, the consumer's own position counts.
+        # What was read last may be followed by marks of transactions, which nobody hands out: where nothing of a
+        # partition is under way, the consumer's own position counts.
         consumer = self.app.consumer
         for partition in consumer.assignment():
             position = await consumer.position(partition)
-            idle = not consumer.unacked and not self._inbox and not self._summed
-            if position is not None and (idle or partition.topic == CHANGELOG):
+            under_way = any(message.tp == partition for message in consumer.unacked)
+            if position is not None and not under_way:
                 self._reach(partition.topic, partition.partition, position)
 
     def _reach(self, topic: str, partition: int, offset: int) -> None:
