@@ -26,7 +26,6 @@ def monitor(
     from streams.monitor.run import run_monitor
     from streams.observe import logs
     from streams.settings import secrets_of
-    from streams.settings import secrets_of
 
     settings = loaded_of(context).settings
     logs.configure(settings.log, process="monitor", secrets=secrets_of(settings))

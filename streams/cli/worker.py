@@ -35,7 +35,6 @@ def worker(
     from streams.observe import logs
     from streams.running import run_worker
     from streams.settings import secrets_of
-    from streams.settings import secrets_of
 
     settings = settings_of(context)
     slot = slot.replace("{host}", socket.gethostname())
