@@ -187,7 +187,7 @@ def update_figures(path: Path, data: str, report: Report) -> dict[str, Report]:
     """Replaces one data set's figures among those kept."""
     reports = msgspec.json.decode(path.read_bytes(), type=dict[str, Report]) if path.exists() else {}
     reports[data] = report
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(reports, order="sorted"), indent=1) + b"\n")
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(reports), indent=1) + b"\n")
     return reports
 
 
