@@ -27,8 +27,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import TOKEN, StoreProcess, wait_until
 
-from streams.store._compression import CorruptBodyError, pack, unpack
 from streams.store._native import frame
+from streams.store._packing import CorruptBodyError, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

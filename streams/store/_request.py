@@ -12,7 +12,7 @@ import hmac
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from streams.store._compression import CorruptBodyError, decompress, unpack
+from streams.store._packing import CorruptBodyError, decompress, unpack
 from streams.store.client import StoreRefusedError
 from streams.store.questions import Question
 

@@ -175,7 +175,8 @@ def _limits_of(limits: StoreSettings | None) -> dict[str, float]:
         "max_memory_usage": limits.max_memory_bytes if limits else 0,
         "max_result_bytes": limits.max_result_bytes if limits else 0,
         "max_result_rows": limits.max_result_rows if limits else 0,
-        "max_threads": os.cpu_count() or 1,
+        # Half of the cores: a long question leaves the other half to the sink.
+        "max_threads": max(1, (os.cpu_count() or 1) // 2),
     }
 
 

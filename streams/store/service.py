@@ -20,7 +20,7 @@ from streams.store._embedded import EmbeddedStore
 from streams.store._reader import Reader
 from streams.store.client import StoreRefusedError, open_store
 from streams.store.destination import Destination
-from streams.store.http import endpoint
+from streams.store.endpoint import endpoint
 from streams.store.sink import Sink
 from streams.store.tables import ensure_tables
 

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from streams.store import _request
-from streams.store._compression import choose, compress, pack
+from streams.store._packing import choose, compress, pack
 from streams.store._request import Wanted, authorize, content_type, http_status
 from streams.store.client import StoreError, StoreRefusedError
 from streams.store.questions import Answer, ask, ignored_settings
