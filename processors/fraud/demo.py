@@ -85,8 +85,8 @@ def read(value: bytes) -> Answer:
 def next_steps() -> Iterable[tuple[str, str]]:
     """What to try after the demo."""
     return (
-        ("headrace try fraud FILE", "score a file of your own without Kafka"),
-        ("headrace demo --input FILE --preset sparkov", "the same run on your own transactions"),
+        ("uv run headrace try fraud FILE", "score a file of your own without Kafka"),
+        ("uv run headrace demo --input FILE --preset sparkov", "the same run on your own transactions"),
     )
 
 

@@ -265,9 +265,9 @@ def _title(summary: dict[str, Any]) -> str:
 
 
 def _next_steps(options: Options) -> list[tuple[str, str]]:
-    steps = [("headrace demo --rate 0 --events 500000", "how much this machine can take")]
+    steps = [("uv run headrace demo --rate 0 --events 500000", "how much this machine can take")]
     if not options.keep:
-        steps.append(("headrace demo --keep", "the same, and the services stay for headrace query and consume"))
+        steps.append(("uv run headrace demo --keep", "the same, and the services stay for headrace query and consume"))
     return steps
 
 

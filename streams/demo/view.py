@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -164,7 +165,7 @@ class LiveView:
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=5, transient=False)
             self._live.start()
-        self._live.update(self._drawn(progress))
+        self._live.update(self.drawn(progress))
 
     def close(self) -> None:
         if self._live is not None:
@@ -176,25 +177,28 @@ class LiveView:
         for name, value in figures.items():
             table.add_row(Text(name, style="dim"), Text(_formatted(value), style="bold"))
         self._console.print(Panel(table, title=title, title_align="left", expand=False))
-        following = Table.grid(padding=(0, 2))
+        following = Table.grid(padding=(0, 3))
         for command, what in steps:
             following.add_row(Text(command, style="cyan"), what)
         self._console.print(Text("Next:", style="bold"))
         self._console.print(following)
 
-    def _drawn(self, progress: Progress) -> Group:
+    def drawn(self, progress: Progress) -> Group:
+        """The picture of a moment."""
         numbers = Table.grid(padding=(0, 3))
         shown = _numbers(progress)
         numbers.add_row(*(Text(name, style="dim") for name in shown))
         numbers.add_row(*(Text(value, style="bold") for value in shown.values()))
         total = progress.total or max(1, progress.sent)
-        bar = ProgressBar(total=total, completed=min(total, progress.answered + progress.dead_letters))
-        table = Table(title=f"Last {self._demo.flagged}", title_justify="left", expand=True, box=None)
-        for column in self._demo.columns:
-            table.add_column(column, no_wrap=True, overflow="ellipsis", header_style="dim")
+        bar = Padding(ProgressBar(total=total, completed=min(total, progress.answered + progress.dead_letters)))
+        table = Table(expand=True, box=None)
+        *fixed, widest = self._demo.columns
+        for column in fixed:
+            table.add_column(column, no_wrap=True, header_style="dim")
+        table.add_column(widest, no_wrap=True, overflow="ellipsis", header_style="dim", ratio=1)
         for answer in progress.flagged:
             table.add_row(*answer.row)
-        return Group(numbers, bar, table)
+        return Group(numbers, bar, Text(f"Last {self._demo.flagged}:", style="bold"), table)
 
 
 def _numbers(progress: Progress) -> dict[str, str]:
