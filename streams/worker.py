@@ -41,6 +41,7 @@ _IDLE_S = 0.1
 # Failures in a row, without one commit between, after which the process gives up and its supervisor starts it afresh.
 _MAX_FAILURES = 20
 _TABLES_TIMEOUT_S = 120.0
+_RESTORE_NEWS_S = 2.0
 
 
 class Worker:
@@ -82,6 +83,7 @@ class Worker:
         # Partitions whose state is there but which are not read yet: starting one inside of a rebalance callback would
         # let the poll that runs the callback return, and drop, its first records.
         self._startable: set[int] = set()
+        self._restore_shown_at = 0.0
         self._stopping = False
         self._make_source: Callable[[], Source] = lambda: Source(
             kafka,
@@ -308,7 +310,14 @@ class Worker:
             self._state_at[partition] = self._source.offsets()[partition]
             self._source.start([partition])
             log.info("restored partition %d: %d entries", partition, len(entries))
-        self._metrics.observe_restore(self._restorer.progress)
+        self._show_restore(self._restorer.progress)
+
+    def _show_restore(self, progress: Mapping[int, tuple[int, int]]) -> None:
+        self._metrics.observe_restore(progress)
+        if progress and time.monotonic() >= self._restore_shown_at + _RESTORE_NEWS_S:
+            self._restore_shown_at = time.monotonic()
+            read, to_read = (sum(column) for column in zip(*progress.values(), strict=True))
+            log.info("restoring %d partitions: %d of %d changelog offsets read", len(progress), read, to_read)
 
     def _drop_state(self, partitions: Iterable[int]) -> None:
         for partition in list(partitions):
