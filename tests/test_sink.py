@@ -17,7 +17,7 @@ from stores import TOKEN, Input, StoreProcess, value, wait_until
 from schemas.envelope import Record
 from streams.store._progress import Progress, Resume
 from streams.store._server import ServerStore
-from streams.store.client import StoreRefusedError
+from streams.store.client import StoreError, StoreRefusedError
 from streams.store.destination import Destination
 from streams.store.status import caught_up
 
@@ -341,3 +341,25 @@ def test_a_topic_that_was_made_anew_stops_the_sink(tmp_path: Path, kafka: str, s
     with StoreProcess(tmp_path, kafka, source.topic) as store:
         assert 1 == store.process.wait(60)
         assert "was made anew" in " ".join(store.log.read_text().split())
+
+
+def test_long_questions_do_not_keep_the_sink_waiting(tmp_path: Path, kafka: str, source: Input) -> None:
+    """While questions that never end take all their places, messages still become rows."""
+    limits = {"max_queries": 2, "max_query_s": 8, "flush_interval_ms": 50}
+    endless = "SELECT sum(sipHash64(number)) FROM numbers(1000000000000)"
+
+    def ask(store: StoreProcess) -> None:
+        with suppress(StoreError):
+            store.ask(endless)
+
+    with StoreProcess(tmp_path, kafka, source.topic, store=limits) as store:
+        wait_until(lambda: bool(store.status()["ready"]))
+        asking = [threading.Thread(target=ask, args=(store,)) for _ in range(2)]
+        for thread in asking:
+            thread.start()
+        source.commit(range(3000))
+        wait_until(lambda: store.status()["rows"] == 3000, timeout_s=7, what="rows beside questions")
+
+        assert all(thread.is_alive() for thread in asking)
+        for thread in asking:
+            thread.join()

@@ -50,15 +50,14 @@ class Partition(msgspec.Struct):
         """Empties the buffer."""
         self.waiting, self.waiting_bytes = [], 0
 
-    def add(self, record: Record, now: float) -> None:
-        """Takes the next record; one that is stored already is passed over."""
-        self.read_next = record.offset + 1
-        if record.offset in self.seen:
-            return
-        if not self.waiting:
+    def add(self, records: list[Record], now: float) -> None:
+        """Takes the next records; those that are stored already are passed over."""
+        self.read_next = records[-1].offset + 1
+        fresh = [record for record in records if record.offset not in self.seen] if self.seen else records
+        if fresh and not self.waiting:
             self.since = now
-        self.waiting.append(record)
-        self.waiting_bytes += len(record.value or b"")
+        self.waiting += fresh
+        self.waiting_bytes += sum(len(record.value) for record in fresh if record.value is not None)
 
     def due(self, now: float, rows: int, size: int, age_s: float) -> bool:
         """Whether what waits is to be stored now."""

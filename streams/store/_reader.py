@@ -87,7 +87,8 @@ class Reader:
                 "group.id": group or "headrace-sink",
                 "session.timeout.ms": session_timeout_ms,
                 "heartbeat.interval.ms": max(200, session_timeout_ms // 6),
-            }
+            },
+            logger=log,
         )
         if group:
             self._consumer.subscribe(self._topics, on_assign=self._given, on_revoke=self._taken, on_lost=self._taken)

@@ -232,8 +232,7 @@ class Sink:
         for (topic, number), group in groupby(records, key=lambda record: (record.topic, record.partition)):
             partition = self._partitions.get(Place(topic, number))
             if partition is not None and partition.flowing:
-                for record in group:
-                    partition.add(record, now)
+                partition.add(list(group), now)
 
     def _store_due(self, now: float, *, everything: bool = False) -> None:
         rows = min(self._settings.flush_rows, _MOST_ROWS)
