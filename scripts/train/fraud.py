@@ -38,7 +38,8 @@ DAYS = 75
 DAY_MS = 86_400_000
 # Fixed, so that a run can be repeated to the byte: 1 July 2026; the test world lies behind the training worlds.
 TRAIN_END_MS = 1_782_864_000_000
-TRAIN_SEEDS, TEST_SEED = (101, 102, 103), 202
+# World 202 served to tune the simulator and to choose the number of trees; 303 was first looked at by this script.
+TRAIN_SEEDS, TEST_SEED = (101, 102, 103), 303
 TRAIN_EVENTS, TEST_EVENTS = 400_000, 400_000
 
 HISTORY = ("amount_ratio", "seconds_since_last", "distance_km", "speed_kmh")
@@ -51,7 +52,7 @@ ABLATIONS: dict[str, Callable[[str], bool]] = {
 
 
 class Split(msgspec.Struct, frozen=True):
-    """What is trained on, what stops and calibrates, and what is measured on: later, and never looked at before."""
+    """What is trained on, what stops and calibrates, and what is measured on, which is later than both."""
 
     train: Table
     validation: Table
