@@ -44,8 +44,8 @@ class RecordingView(LiveView):
 def main() -> None:
     """Runs the demo and writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=60_000)
-    parser.add_argument("--rate", type=float, default=3000)
+    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--rate", type=float, default=4000)
     arguments = parser.parse_args()
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     demo = load_demo("fraud")

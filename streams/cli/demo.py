@@ -16,8 +16,8 @@ app = typer.Typer(add_completion=False)
 def demo(
     context: typer.Context,
     domain: Annotated[str, typer.Argument(help="The domain to show.")] = "fraud",
-    events: Annotated[int, typer.Option("--events", "-n", min=1, help="Simulated events.")] = 60_000,
-    rate: Annotated[float, typer.Option(min=0, help="Events per second; 0 is as fast as they are answered.")] = 3000,
+    events: Annotated[int, typer.Option("--events", "-n", min=1, help="Simulated events.")] = 100_000,
+    rate: Annotated[float, typer.Option(min=0, help="Events per second; 0 is as fast as they are answered.")] = 4000,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Worker processes.")] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Keep data and services until Ctrl-C.")] = False,
     file: Annotated[
@@ -28,7 +28,7 @@ def demo(
     mapping: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A mapping file of your own (TOML).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the simulation.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Of the simulation; else a new one each time.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Run the main job on real, embedded services: events in, answers out, every one accounted for.
@@ -40,6 +40,7 @@ def demo(
     Example: `headrace demo --events 200000 --rate 5000 --workers 2`
     """
     import logging
+    import time
 
     import orjson
     from rich.console import Console
@@ -54,7 +55,9 @@ def demo(
     logging.getLogger().setLevel(logging.WARNING)
     given = context.find_root().obj
     own = given if isinstance(given, Context) else Context()
-    options = Options(domain, events, rate, workers, keep, seed, file, preset, mapping)
+    # Kept topics remember the event ids of a seed, which sent again would be duplicates.
+    chosen_seed = int(time.time()) if seed is None else seed
+    options = Options(domain, events, rate, workers, keep, chosen_seed, file, preset, mapping)
     view = make_view(load_demo(domain), Console(), silent=as_json)
     summary = run_demo(settings, options, view, config=own.config, overrides=own.overrides)
     if as_json:
