@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import subprocess
 import sys
@@ -68,13 +69,40 @@ def test_a_process_without_progress_leaves(kafka, topic_name):
         "from streams.monitor import _kafka\n"
         "from streams.monitor._progress import Watchdog\n"
         "settings = _kafka.client_settings({'bootstrap.servers': sys.argv[1]})\n"
-        "Watchdog(settings, (sys.argv[2],), dict, lambda: False, 1.0, lambda lag: None).start()\n"
+        "Watchdog(settings, 'nobody', (sys.argv[2],), dict, lambda: False, 1.0, lambda lag: None).start()\n"
         "time.sleep(60)\n"
     )
 
     ended = subprocess.run([sys.executable, "-c", script, kafka, topic], capture_output=True, text=True, timeout=60)
     assert EXIT_STALLED == ended.returncode
     assert f"{topic}/0 (lag 1)" in ended.stderr
+
+
+def test_marks_of_transactions_are_nothing_to_read(kafka, topic_name):
+    """A quiet topic that ends in marks and in aborted messages is no reason to leave."""
+    topic = topic_name()
+    ensure_topics({"bootstrap.servers": kafka}, {topic: TopicSpec(2)})
+    producer = Producer({"bootstrap.servers": kafka, "transactional.id": topic})
+    producer.init_transactions(30)
+    for abort in (False, True, True):
+        producer.begin_transaction()
+        for partition in (0, 1):
+            producer.produce(topic, b"x", partition=partition)
+        producer.flush(10)
+        producer.abort_transaction(30) if abort else producer.commit_transaction(30)
+    script = (
+        "import sys, time\n"
+        "from streams.monitor import _kafka\n"
+        "from streams.monitor._progress import Watchdog\n"
+        "settings = _kafka.client_settings({'bootstrap.servers': sys.argv[1]})\n"
+        "reached = {(sys.argv[2], 0): 1, (sys.argv[2], 1): 1}\n"
+        "Watchdog(settings, 'nobody', (sys.argv[2],), lambda: reached, lambda: False, 2.0, print).start()\n"
+        "time.sleep(6)\n"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", script, kafka, topic], capture_output=True, text=True, timeout=60)
+    assert (0, "") == (ended.returncode, ended.stderr)
+    assert {(topic, 0): 0, (topic, 1): 0} == ast.literal_eval(ended.stdout.splitlines()[-1])
 
 
 def test_a_line_said_again_at_once_is_dropped():

@@ -1,9 +1,10 @@
 """Whether the monitor gets on: how far it has come against how far its topics reach.
 
 Consumers of this kind are known to stop in silence: alive, in the group, and reading nothing. So a thread with a Kafka
-client of its own asks where the topics end. A partition is stalled where there is something to read and its position
-has not moved; a process that is stalled for too long leaves, and whoever supervises it starts it again. Nothing is
-lost by that: what was read and not yet kept is read again.
+client of its own asks where the topics end, and where a partition does not move, whether there is anything to read:
+behind the last message there may be marks and leftovers of transactions, which nobody is given. A partition is stalled
+where there is something to read and its position has not moved; a process that is stalled for too long leaves, and
+whoever supervises it starts it again. Nothing is lost by that: what was read and not yet kept is read again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ EXIT_STALLED = 75
 
 _LOOK_S = 1.0
 _ANSWER_S = 10.0
+# A fetch is answered in milliseconds; more than one is needed where partitions answer one after the other.
+_PROBES, _PROBE_MS = 20, 50
 
 
 class Progress:
@@ -77,6 +80,7 @@ class Watchdog:
     def __init__(
         self,
         client_settings: Mapping[str, Any],
+        group: str,
         topics: tuple[str, ...],
         reached: Callable[[], Mapping[Partition, int]],
         recovering: Callable[[], bool],
@@ -84,12 +88,14 @@ class Watchdog:
         on_lag: Callable[[Mapping[Partition, int]], None],
     ) -> None:
         self._settings = client_settings
+        self._group = group
         self._topics = topics
         self._reached = reached
         self._recovering = recovering
         self._timeout_s = timeout_s
         self._on_lag = on_lag
         self._progress = Progress()
+        self._last_reached: dict[Partition, int] = {}
         self._stop = threading.Event()
         self._broker_answers = False
 
@@ -125,10 +131,22 @@ class Watchdog:
             await admin.start()
             async with AIOKafkaConsumer(**self._settings, isolation_level="read_committed") as client:
                 while not self._stop.is_set():
-                    self._judge(await asyncio.wait_for(self._ends(admin, client), _ANSWER_S))
+                    await asyncio.wait_for(self._look(admin, client), _ANSWER_S)
                     await asyncio.sleep(_LOOK_S)
         finally:
             await admin.close()
+
+    async def _look(self, admin: AIOKafkaAdminClient, client: AIOKafkaConsumer) -> None:
+        ends = await self._ends(admin, client)
+        # What this process has not touched yet stands where the group left it.
+        left = await admin.list_consumer_group_offsets(self._group)
+        reached = {(tp.topic, tp.partition): found.offset for tp, found in left.items()} | dict(self._reached())
+        stands = {
+            p: reached.get(p, 0) for p, end in ends.items() if self._last_reached.get(p) == reached.get(p, 0) < end
+        }
+        self._last_reached = {p: reached.get(p, 0) for p in ends}
+        nothing = await _nothing_to_read(client, stands, ends) if stands else set()
+        self._judge({p: reached.get(p, 0) if p in nothing else end for p, end in ends.items()}, reached)
 
     async def _ends(self, admin: AIOKafkaAdminClient, client: AIOKafkaConsumer) -> dict[Partition, int]:
         described = await admin.describe_topics(list(self._topics))
@@ -140,13 +158,31 @@ class Watchdog:
         ends = await client.end_offsets(partitions)
         return {(partition.topic, partition.partition): end for partition, end in ends.items()}
 
-    def _judge(self, ends: Mapping[Partition, int]) -> None:
+    def _judge(self, ends: Mapping[Partition, int], reached: Mapping[Partition, int]) -> None:
         now = time.monotonic()
         self._broker_answers = True
-        self._progress.observe(now, self._reached(), ends, recovering=self._recovering())
+        self._progress.observe(now, reached, ends, recovering=self._recovering())
         self._on_lag(self._progress.lag)
         if self._progress.stalled_s(now) > self._timeout_s:
             leave(f"no progress for {self._timeout_s:.0f} s on {', '.join(self._progress.stalled())}")
+
+
+async def _nothing_to_read(
+    client: AIOKafkaConsumer, starts: Mapping[Partition, int], ends: Mapping[Partition, int]
+) -> set[Partition]:
+    """Partitions in which a reader at the start comes to the end without being given a message."""
+    at = {TopicPartition(*partition): partition for partition in starts}
+    client.assign(list(at))
+    for topic_partition, partition in at.items():
+        client.seek(topic_partition, starts[partition])
+    given: set[TopicPartition] = set()
+    for _ in range(_PROBES):
+        given |= (await client.getmany(timeout_ms=_PROBE_MS, max_records=1)).keys()
+        open_ends = [tp for tp in at if tp not in given and await client.position(tp) < ends[at[tp]]]
+        if not open_ends:
+            break
+    client.unsubscribe()
+    return {partition for tp, partition in at.items() if tp not in given and tp not in open_ends}
 
 
 def leave(why: str, code: int = EXIT_STALLED) -> NoReturn:

@@ -96,7 +96,7 @@ class MerchantRiskMonitor:
         for name in INPUTS:
             app.agent(app.topic(name, key_type=bytes, value_type=bytes), name=f"read-{name}")(self._read)
         app.task(self._work)
-        app.task(self._follow_positions)
+        app.task(self._follow_recovery)
         return table
 
     async def _read(self, stream: Any) -> None:
@@ -210,22 +210,21 @@ class MerchantRiskMonitor:
 
     # How far it has come.
 
-    async def _follow_positions(self) -> None:
+    async def _follow_recovery(self) -> None:
+        """While Faust reads the changelog, its position is the progress there is."""
         while not self.app.should_stop:
             await self.app.sleep(_POSITION_S)
+            if self.recovered:
+                continue
             try:
-                await asyncio.wait_for(self._note_positions(), _POSITION_ANSWER_S)
+                await asyncio.wait_for(self._note_position(), _POSITION_ANSWER_S)
             except Exception as error:
-                log.debug("no positions: %s", error)
+                log.debug("no position: %s", error)
 
-    async def _note_positions(self) -> None:
-        # What was read last may be followed by marks of transactions, which nobody hands out: where nothing of a
-        # partition is under way, the consumer's own position counts.
-        consumer = self.app.consumer
-        for partition in consumer.assignment():
-            position = await consumer.position(partition)
-            under_way = any(message.tp == partition for message in consumer.unacked)
-            if position is not None and not under_way:
+    async def _note_position(self) -> None:
+        for partition in self.app.consumer.assignment():
+            position = await self.app.consumer.position(partition)
+            if partition.topic == CHANGELOG and position is not None:
                 self._reach(partition.topic, partition.partition, position)
 
     def _reach(self, topic: str, partition: int, offset: int) -> None:

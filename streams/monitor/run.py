@@ -17,7 +17,7 @@ from streams.monitor._app import run_app
 from streams.monitor._merchants import DEAD_LETTERS, INPUTS, LABELS, RISK, TALLIES, Codecs
 from streams.monitor._progress import Watchdog
 from streams.monitor._quiet import RepeatsFilter
-from streams.monitor.merchant_risk import CHANGELOG, MerchantRiskMonitor
+from streams.monitor.merchant_risk import CHANGELOG, GROUP, MerchantRiskMonitor
 from streams.observe.health import Endpoint
 from streams.observe.metrics import MonitorMetrics
 
@@ -61,6 +61,7 @@ def run_monitor(settings: Settings, domain: str = "fraud") -> NoReturn:
     monitor = MerchantRiskMonitor(config, folder, settings.monitor, _codecs(settings), metrics)
     watchdog = Watchdog(
         _kafka.client_settings(config),
+        GROUP,
         INPUTS,
         monitor.reached,
         lambda: not monitor.recovered,
