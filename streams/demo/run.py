@@ -42,6 +42,8 @@ _PATIENCE_S = 60.0
 # After the last answer came: doubles come late.
 _SILENCE_S = 1.0
 _READ_S = 0.02
+_BURST_S = 0.01
+_SHOW_EVERY_S = 0.2
 _POLL_S = 0.2
 _MOST_AHEAD = 100_000
 
@@ -119,6 +121,7 @@ class _Run:
         self._progress = Progress(None if options.input else options.events)
         self._failed: list[str] = []
         self._began = time.monotonic()
+        self._shown_at = 0.0
         self._producer = Producer(
             {
                 **self._kafka,
@@ -177,7 +180,8 @@ class _Run:
     def _wait_for_turn(self) -> None:
         if self._options.rate:
             due = self._began + self._progress.sent / self._options.rate
-            while (ahead := due - time.monotonic()) > 0:
+            # Sent in small bursts: a look at what came back between any two events would cost more than both.
+            while (ahead := due - time.monotonic()) > _BURST_S:
                 self._read(min(_READ_S, ahead))
         while self._progress.lag > _MOST_AHEAD and not self._services.supervisor.stop_requested:
             self._read(_READ_S)
@@ -195,10 +199,12 @@ class _Run:
         now = time.time()
         for record in records:
             self._take(record, now)
-        self._progress.tick(now)
-        self._services.supervisor.poll()
-        self._services.supervisor.check()
-        self._view.show(self._progress)
+        if now >= self._shown_at + _SHOW_EVERY_S:
+            self._shown_at = now
+            self._progress.tick(now)
+            self._services.supervisor.poll()
+            self._services.supervisor.check()
+            self._view.show(self._progress)
         return len(records)
 
     def _take(self, record: Record, now: float) -> None:
