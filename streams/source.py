@@ -42,12 +42,19 @@ _CONSUMER_DEFAULTS: dict[str, Any] = {
     "partition.assignment.strategy": "range",
 }
 _METADATA_TIMEOUT_S = 30.0
+# Stands for the headers of a message of which one has a name that is no UTF-8, against Kafka's protocol.
+UNREADABLE_HEADERS: tuple[tuple[str, bytes | None], ...] = (("headrace-unreadable-headers", None),)
 # After an outage this recent, being fenced means that Kafka still knew this worker's own former self.
 _OUTAGE_MEMORY_S = 120.0
 
 
 def record(message: Any) -> Record:
     """What confluent-kafka read, as ours."""
+    try:
+        headers = tuple(message.headers() or ())
+    except (SystemError, UnicodeError):
+        # Asked again, confluent-kafka would give tuples with a hole in them, which end the process when looked into.
+        headers = UNREADABLE_HEADERS
     return Record(
         message.topic(),
         message.partition(),
@@ -55,7 +62,7 @@ def record(message: Any) -> Record:
         message.key(),
         message.value(),
         message.timestamp()[1],
-        tuple(message.headers() or ()),
+        headers,
     )
 
 
