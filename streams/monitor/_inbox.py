@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from faust.types import EventT
 
-# A tally of a full transaction (20,000 events) is about 500 kB; labels are small, so the count bounds them.
-MAX_BYTES = 64 * 1024 * 1024
-MAX_MESSAGES = 50_000
+# A tally of a full transaction (20,000 events) is about 500 kB, and ten times that while it is decoded; labels are
+# small, so the count bounds them.
+_MAX_BYTES = 16 * 1024 * 1024
+_MAX_MESSAGES = 20_000
 
 
 class Inbox:
@@ -30,7 +31,7 @@ class Inbox:
         await self._room.wait()
         self._events.append(event)
         self._bytes += len(event.message.value or b"")
-        if self._bytes >= MAX_BYTES or len(self._events) >= MAX_MESSAGES:
+        if self._bytes >= _MAX_BYTES or len(self._events) >= _MAX_MESSAGES:
             self._room.clear()
 
     def take(self) -> list[EventT[bytes]]:

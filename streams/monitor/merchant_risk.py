@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from schemas.envelope import Message, Record
 from streams.errors import StopError
 from streams.monitor._app import make_app
-from streams.monitor._inbox import MAX_BYTES, Inbox
+from streams.monitor._inbox import Inbox
 from streams.monitor._kafka import client_settings
 from streams.monitor._merchants import INPUTS, RISK, Codecs, Merchants
 from streams.monitor._outlet import Outlet
@@ -45,6 +45,8 @@ CHANGELOG = f"{GROUP}-{TABLE}-changelog"
 _APPLY_S = 0.1
 # Keeping takes a tenth of the time at most, however many merchants there are.
 _REST_AFTER_KEEPING = 9
+# Messages that wait for their acknowledgement: about 1 kB each.
+_MOST_UNKEPT = 200_000
 _POSITION_S = 1.0
 _POSITION_ANSWER_S = 5.0
 
@@ -74,7 +76,6 @@ class MerchantRiskMonitor:
         self._inbox = Inbox()
         self._outlet = Outlet(client_settings(config))
         self._summed: list[EventT[Any]] = []
-        self._summed_bytes = 0
         self._letters: list[Message] = []
         self._lock = asyncio.Lock()
         self._positions: dict[Partition, int] = {}
@@ -122,7 +123,7 @@ class MerchantRiskMonitor:
         """Called by Faust after each assignment, when the table is complete and before anything is read on."""
         async with self._lock:
             self.recovered = False
-            self._summed, self._summed_bytes, self._letters = [], 0, []
+            self._summed, self._letters = [], []
             if not self._has_all():
                 await self._refuse_to_share()
                 return
@@ -162,7 +163,8 @@ class MerchantRiskMonitor:
         self._summed += events
         for event in events:
             self._reach(event.message.topic, event.message.partition, event.message.offset + 1)
-        self._summed_bytes += sum(len(event.message.value or b"") for event in events)
+            # It only waits to be acknowledged.
+            event.value = event.message.value = None
         self._metrics.observe_read(
             Counter(event.message.topic for event in events),
             [(dict(letter.headers)["headrace-reason"] or b"").decode() for letter in letters],
@@ -182,7 +184,7 @@ class MerchantRiskMonitor:
 
     async def _keep(self) -> None:
         started = time.monotonic()
-        if not self._summed or (started < self._next_keeping and self._summed_bytes < MAX_BYTES):
+        if not self._summed or (started < self._next_keeping and len(self._summed) < _MOST_UNKEPT):
             return
         kept = self._merchants.keep()
         await self._outlet.send(Message(CHANGELOG, key, value) for key, value in kept.items())
@@ -200,7 +202,7 @@ class MerchantRiskMonitor:
     def _acknowledge(self) -> None:
         for event in self._summed:
             event.ack()
-        self._summed, self._summed_bytes, self._letters = [], 0, []
+        self._summed, self._letters = [], []
 
     async def _forget_idle(self) -> None:
         names = self._merchants.forget_idle()
