@@ -43,6 +43,7 @@ _PATIENCE_S = 60.0
 _SILENCE_S = 1.0
 _READ_S = 0.02
 _BURST_S = 0.01
+_CONNECT_S = 0.5
 _SHOW_EVERY_S = 0.2
 _POLL_S = 0.2
 _MOST_AHEAD = 100_000
@@ -120,7 +121,7 @@ class _Run:
         self._reader = Tail(self._kafka, self._output.name, self._dead_letters)
         self._progress = Progress(None if options.input else options.events)
         self._failed: list[str] = []
-        self._began = time.monotonic()
+        self._began = 0.0
         self._shown_at = 0.0
         self._producer = Producer(
             {
@@ -143,7 +144,13 @@ class _Run:
         account = self._ledger.account()
         return {**account._asdict(), "rows_in_clickhouse": rows, **self._ledger.figures()}
 
+    def _connect(self) -> None:
+        """Lets the producer connect and get its id before the first event, whose latency is no news of the pipeline."""
+        self._producer.list_topics(self._input.name, timeout=10)
+        self._producer.poll(_CONNECT_S)
+
     def _send_and_read(self) -> None:
+        self._connect()
         for events in self._events():
             self._send(events)
             if self._services.supervisor.stop_requested:
@@ -179,6 +186,8 @@ class _Run:
 
     def _wait_for_turn(self) -> None:
         if self._options.rate:
+            if not self._progress.sent:
+                self._began = time.monotonic()
             due = self._began + self._progress.sent / self._options.rate
             # Sent in small bursts: a look at what came back between any two events would cost more than both.
             while (ahead := due - time.monotonic()) > _BURST_S:
