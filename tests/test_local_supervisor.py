@@ -50,6 +50,20 @@ def _says(log: Path, text: str) -> Callable[[], bool]:
     return lambda: log.exists() and text in log.read_text()
 
 
+def test_kills_are_not_held_against_a_child(tmp_path: Path) -> None:
+    """Kill -9 ten times in a row, more often than it may fail by itself: it is up again each time."""
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start("worker", _SLEEPER, policy=_FAST)
+        for kills in range(10):
+            _poll_until(supervisor, lambda: supervisor.states()[0].status == "running")
+            pid = supervisor.states()[0].pid
+            assert pid
+            os.kill(pid, signal.SIGKILL)
+            _poll_until(supervisor, lambda kills=kills: supervisor.states()[0].restarts == kills + 1)
+
+        assert "running" == supervisor.states()[0].status
+
+
 def test_a_killed_child_is_started_again(tmp_path: Path) -> None:
     """Kill -9 of a child: a new process takes its place, its log goes on, its endpoints are gone."""
     with Supervisor(tmp_path) as supervisor:

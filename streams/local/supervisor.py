@@ -35,8 +35,10 @@ class RestartPolicy(NamedTuple):
     """How often and how soon a process that died is started again."""
 
     most: int = 5
-    """Restarts before it counts as failed."""
-    first_s: float = 0.5
+    """Restarts after ends of its own making before it counts as failed."""
+    most_killed: int = 50
+    """Restarts after ends by a signal, which it could not help: they come without growing delays."""
+    first_s: float = 0.3
     longest_s: float = 15.0
     forgiven_after_s: float = 60.0
     """A process that ran this long starts with a clean record."""
@@ -72,6 +74,7 @@ class _Service:
     start_again_at: float = 0.0
     restarts: int = 0
     recent_restarts: int = 0
+    recent_kills: int = 0
     exit_code: int | None = None
 
 
@@ -116,10 +119,9 @@ class Supervisor:
                 if exit_code is not None:
                     self._ended(service, service.child, exit_code, now)
                 elif now - service.started_at >= service.policy.forgiven_after_s:
-                    service.recent_restarts = 0
+                    service.recent_restarts = service.recent_kills = 0
             elif service.status == "restarting" and now >= service.start_again_at:
                 service.restarts += 1
-                service.recent_restarts += 1
                 self._launch(service)
 
     def run(self) -> None:
@@ -235,11 +237,17 @@ class Supervisor:
         service.exit_code = exit_code
         if exit_code == 0:
             service.status = "finished"
-        elif service.recent_restarts >= service.policy.most:
-            service.status = "failed"
+        elif exit_code < 0:
+            self._again(service, service.recent_kills, service.policy.most_killed, now + service.policy.first_s)
+            service.recent_kills += 1
         else:
-            service.status = "restarting"
-            service.start_again_at = now + service.policy.delay_s(service.recent_restarts)
+            delay_s = service.policy.delay_s(service.recent_restarts)
+            self._again(service, service.recent_restarts, service.policy.most, now + delay_s)
+            service.recent_restarts += 1
+
+    def _again(self, service: _Service, before: int, most: int, at: float) -> None:
+        service.status = "failed" if before >= most else "restarting"
+        service.start_again_at = at
 
 
 def headrace_command(*arguments: str) -> list[str]:
