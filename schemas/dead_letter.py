@@ -4,6 +4,9 @@ The value and the key are the original's, in clear by contract, so that nothing 
 may not see the input topic may not see this one either. What goes to ClickHouse is a `DeadLetterRow`: the reason and
 the coordinates, and of the value its size alone: a hash of a bare card number is undone by trying all numbers.
 
+A letter that its topic would refuse for its size leaves the original out and says how much: a record that came in must
+not be able to stop a worker. The coordinates tell where the original lies.
+
 Our headers are always the last ones, in one order: what lies before them is the original's, even where a sender used
 our names.
 """
@@ -31,8 +34,12 @@ HEADERS: dict[str, str] = {
     "offset": "headrace-offset",
     "timestamp_ms": "headrace-timestamp",
     "rejected_at": "headrace-rejected-at",
+    "omitted": "headrace-omitted",
 }
 """The header that carries each field, in the order in which they are written."""
+
+# What Kafka's format adds at most: to a message (with the batch around it), and to each header.
+_MESSAGE_OVERHEAD, _HEADER_OVERHEAD = 128, 16
 
 
 class DeadLetter(msgspec.Struct, frozen=True, gc=False):
@@ -50,6 +57,8 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
     timestamp_ms: EpochMs
     """Kafka's own timestamp of the record."""
     rejected_at: EpochMs
+    omitted: Count = 0
+    """Bytes of value, key and headers that were left out because the topic takes no message so large; usually 0."""
 
 
 class DeadLetterRow(msgspec.Struct, frozen=True, gc=False):
@@ -66,7 +75,7 @@ class DeadLetterRow(msgspec.Struct, frozen=True, gc=False):
     """Kafka's own timestamp of the record."""
     rejected_at: EpochMs
     value_size: Count
-    """Bytes of the value; 0 for a tombstone too."""
+    """Bytes of the value; 0 for a tombstone too. Where the letter leaves the original out, of that altogether."""
 
 
 def topic_name(domain: str) -> str:
@@ -91,8 +100,18 @@ def dead_letter_topic(domain: str) -> TopicType:
     )
 
 
-def to_message(reject: Reject, topic: str, now_ms: int) -> Message:
-    """The dead letter of a reject, to be written to `topic`."""
+def to_message(reject: Reject, topic: str, now_ms: int, max_bytes: int | None = None) -> Message:
+    """The dead letter of a reject, to be written to `topic`, which takes messages of `max_bytes`."""
+    record = reject.record
+    ours = _headers(reject, now_ms, omitted=0)
+    message = Message(topic, record.key, record.value, headers=(*record.headers, *ours))
+    if max_bytes is None or _size(message) + _MESSAGE_OVERHEAD <= max_bytes:
+        return message
+    omitted = _size(record)
+    return Message(topic, None, None, headers=_headers(reject, now_ms, omitted)) if omitted else message
+
+
+def _headers(reject: Reject, now_ms: int, omitted: int) -> tuple[tuple[str, bytes], ...]:
     record = reject.record
     values = (
         reject.reason,
@@ -103,9 +122,14 @@ def to_message(reject: Reject, topic: str, now_ms: int) -> Message:
         str(record.offset),
         str(record.timestamp_ms),
         str(now_ms),
+        str(omitted),
     )
-    ours = tuple((name, value.encode()) for name, value in zip(HEADERS.values(), values, strict=True))
-    return Message(topic, record.key, record.value, headers=(*record.headers, *ours))
+    return tuple((name, value.encode()) for name, value in zip(HEADERS.values(), values, strict=True))
+
+
+def _size(message: Message | Record) -> int:
+    headers = sum(len(name.encode()) + len(value or b"") + _HEADER_OVERHEAD for name, value in message.headers)
+    return len(message.key or b"") + len(message.value or b"") + headers
 
 
 def from_record(record: Record) -> tuple[DeadLetter, Record]:
@@ -145,5 +169,5 @@ def to_row(letter: DeadLetter, value: bytes | None) -> DeadLetterRow:
         offset=letter.offset,
         timestamp=letter.timestamp_ms,
         rejected_at=letter.rejected_at,
-        value_size=len(value or b""),
+        value_size=len(value or b"") + letter.omitted,
     )

@@ -35,6 +35,8 @@ _POLL_S = 0.2
 _AT_ONCE = 1000
 # Whoever types a command wants errors, not what librdkafka tried again by itself.
 _QUIET = {"log_level": 3}
+# The most that librdkafka has: topics decide what they take, after compression.
+_LARGEST_MESSAGE = 1_000_000_000
 
 
 class UnreachableError(HeadraceError):
@@ -170,7 +172,7 @@ class Writer:
                 "enable.idempotence": True,
                 "compression.type": "lz4",
                 "linger.ms": 5,
-                "message.max.bytes": 16_000_000,
+                "message.max.bytes": _LARGEST_MESSAGE,
                 # The default of Java's and Faust's producers, so that a key's partition is the same whoever writes it.
                 "partitioner": "murmur2_random",
             }
@@ -234,7 +236,14 @@ class Mover:
         self._began = False
         self._consumer = Consumer({**_QUIET, **config, "group.id": group, "enable.auto.commit": False})
         self._producer = Producer(
-            {**_QUIET, **config, "transactional.id": group, "compression.type": "lz4", "partitioner": "murmur2_random"}
+            {
+                **_QUIET,
+                **config,
+                "transactional.id": group,
+                "compression.type": "lz4",
+                "message.max.bytes": _LARGEST_MESSAGE,
+                "partitioner": "murmur2_random",
+            }
         )
 
     def remembered(self, partitions: Sequence[int]) -> dict[int, tuple[int, str]]:

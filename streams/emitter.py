@@ -38,7 +38,8 @@ _PRODUCER_DEFAULTS: dict[str, Any] = {
     "acks": "all",
     "enable.idempotence": True,
     "queue.buffering.max.messages": 500_000,
-    "message.max.bytes": 16_000_000,
+    # The most that librdkafka has: topics decide what they take, after compression.
+    "message.max.bytes": 1_000_000_000,
     # The default of Java's and Faust's producers, so that a key's partition is the same whoever writes it.
     "partitioner": "murmur2_random",
 }

@@ -13,7 +13,7 @@ from streams.emitter import AtLeastOnceEmitter, TransactionalEmitter
 from streams.loading import open_domain
 from streams.local import endpoints
 from streams.local.connection import kafka_config
-from streams.local.topics import TopicSpec, ensure_topics
+from streams.local.topics import TopicSpec, ensure_topics, message_limit
 from streams.observe.health import Endpoint
 from streams.observe.metrics import WorkerMetrics
 from streams.worker import Worker
@@ -21,6 +21,7 @@ from streams.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from schemas.topics import TopicType
     from streams.emitter import Emitter
     from streams.settings import Settings
     from streams.source import Source
@@ -46,12 +47,7 @@ def ensure_domain_topics(settings: Settings, domain: str, kafka: Mapping[str, An
     """
     partitions, replication = settings.kafka.partitions, settings.kafka.replication
     topics = domains().get(domain, ())
-    declared = {
-        topic.name: TopicSpec.compacted(partitions, replication)
-        if topic.compacted
-        else TopicSpec(partitions, replication=replication)
-        for topic in topics
-    }
+    declared = {topic.name: _spec(topic, partitions, replication) for topic in topics}
     found = ensure_topics(kafka, declared)
     for difference in found.differences:
         log.warning("%s", difference)
@@ -59,6 +55,14 @@ def ensure_domain_topics(settings: Settings, domain: str, kafka: Mapping[str, An
     events = next(topic.name for topic in topics if topic.direction == "input")
     changelog = TopicSpec.compacted(others.get(events, partitions), replication)
     ensure_topics(kafka, {changelog_of(settings, domain): changelog}, strict=True)
+
+
+def _spec(topic: TopicType, partitions: int, replication: int) -> TopicSpec:
+    if topic.compacted:
+        return TopicSpec.compacted(partitions, replication)
+    if topic.direction == "dead-letter":
+        return TopicSpec.dead_letters(partitions, replication)
+    return TopicSpec(partitions, replication=replication)
 
 
 def run_worker(settings: Settings, domain: str, slot: str, workers: int = 1) -> None:
@@ -82,6 +86,7 @@ def run_worker(settings: Settings, domain: str, slot: str, workers: int = 1) -> 
         instance=f"{group}-{slot}" if settings.worker.static_membership else None,
         changelog=changelog_of(settings, domain),
         dead_letters=dead_letter_topic(domain),
+        dead_letter_bytes=message_limit(kafka, dead_letter_topic(domain)),
         make_emitter=lambda source: _make_emitter(settings, kafka, f"{group}-{slot}", source),
         metrics=metrics,
     )

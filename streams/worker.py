@@ -60,11 +60,13 @@ class Worker:
         dead_letters: str,
         make_emitter: Callable[[Source], Emitter],
         metrics: WorkerMetrics,
+        dead_letter_bytes: int | None = None,
     ) -> None:
         self._processor = processor
         self._session = session
         self._settings = settings
         self._dead_letters = dead_letters
+        self._dead_letter_bytes = dead_letter_bytes
         self._changelog = changelog
         self._make_emitter = make_emitter
         self._metrics = metrics
@@ -172,7 +174,7 @@ class Worker:
 
     def _message(self, answer: Message | Reject, now_ms: int) -> Message:
         if isinstance(answer, Reject):
-            return to_message(answer, self._dead_letters, now_ms)
+            return to_message(answer, self._dead_letters, now_ms, self._dead_letter_bytes)
         return answer
 
     def _commit_in(self, now: float) -> float:

@@ -145,6 +145,31 @@ def test_what_never_works_is_not_retried_for_ever(letters: Letters, capsysbinary
     assert ((("trace", b"t"), (_letters.RETRIES, b"4")),) == tuple(r.headers for r in letters.sent_back()[10:])
 
 
+def test_large_originals_are_retried(letters: Letters, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """An original of 2 MB goes back like any other."""
+    large = msgspec.structs.replace(letters.originals[0], value=b"x" * 2_000_000)
+    letters.add([large])
+
+    [said] = say(capsysbinary, "dlq", "retry", letters.topic, "--json")
+
+    assert (11, {}) == (said["sent"], said["left_out"])
+    assert large.value in {r.value for r in letters.sent_back()}
+
+
+def test_letters_without_their_original_are_not_retried(
+    letters: Letters, config: dict[str, str], capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Where the topic could not take the original there is nothing to send back; the letter says how much it lacks."""
+    large = msgspec.structs.replace(letters.originals[0], offset=99, value=b"x" * 5000)
+    write(config, [to_message(Reject(large, "odd"), letters.topic, 5, max_bytes=1000)])
+
+    [said] = say(capsysbinary, "dlq", "retry", letters.topic, "--json")
+    [shown] = say(capsysbinary, "dlq", "show", letters.topic, f"{letters.source}/0/99", "--json")
+
+    assert (10, {"original_omitted": 1}) == (said["sent"], said["left_out"])
+    assert (None, 5000) == (shown["value"], shown["omitted"] // 1000 * 1000)
+
+
 def test_only_dead_letters_are_retried(
     letters: Letters, config: dict[str, str], capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -161,6 +161,20 @@ def test_dead_letter_gives_the_record_back(record: Record, reason: str, text: st
     )
 
 
+@given(RECORDS, st.integers(0, 2000))
+def test_dead_letter_fits_its_topic_or_leaves_the_original_out(record: Record, max_bytes: int) -> None:
+    """A letter that would be too large says how much it leaves out; one that is not is whole."""
+    whole = to_message(Reject(record, "invalid_json"), "fraud.dead-letters", 4)
+    letter, original = from_record(written(to_message(Reject(record, "invalid_json"), whole.topic, 4, max_bytes)))
+
+    size = sum(len(part or b"") for part in (whole.key, whole.value, *(v for _, v in whole.headers)))
+    assert letter.omitted or record == original
+    assert letter.omitted or size <= max_bytes or not (record.key or record.value or record.headers)
+    if letter.omitted:
+        assert (None, None, ()) == (original.key, original.value, original.headers)
+        assert len(record.key or b"") + len(record.value or b"") <= letter.omitted
+
+
 def test_headers_of_a_dead_letter() -> None:
     """The names of the headers are a promise to whoever reads the topic without this library."""
     record = Record("transactions", 1, 2, b"key", b"value", 3, (("trace", b"x"),))
@@ -177,6 +191,7 @@ def test_headers_of_a_dead_letter() -> None:
         ("headrace-offset", b"2"),
         ("headrace-timestamp", b"3"),
         ("headrace-rejected-at", b"4"),
+        ("headrace-omitted", b"0"),
     ) == message.headers
     assert "fraud.dead-letters" == message.topic
 

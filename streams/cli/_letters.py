@@ -105,6 +105,8 @@ class Choice(msgspec.Struct, frozen=True):
             return "not_a_dead_letter"
         if self.reasons and letter.dead.reason not in self.reasons:
             return "not_chosen"
+        if letter.dead.omitted:
+            return "original_omitted"
         if done and not self.again:
             return "already_retried"
         return "retried_too_often" if retries_of(letter.original) >= self.max_retries else ""

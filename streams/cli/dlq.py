@@ -194,6 +194,7 @@ def _whole(letter: Letter) -> dict[str, Any]:
         "key": text(original.key),
         "headers": {name: text(item) for name, item in original.headers},
         "size": len(value or b""),
+        "omitted": letter.dead.omitted if letter.dead else 0,
         "value": value.decode("utf-8", "backslashreplace") if value is not None else None,
         "hex": value.hex() if value is not None else None,
     }

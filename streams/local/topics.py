@@ -26,6 +26,12 @@ _POLL_S = 0.05
 # A key with a long history is one message; clients raise `message.max.bytes` to the same.
 _CHANGELOG_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
+# A dead letter is as large as the largest message of the embedded broker, and says why it is one besides.
+_DEAD_LETTERS_MAX_MESSAGE_BYTES = _CHANGELOG_MAX_MESSAGE_BYTES + 64 * 1024
+
+# Kafka's default; taken for a topic's limit where the cluster does not tell.
+_USUAL_MAX_MESSAGE_BYTES = 1024 * 1024 + 12
+
 # What a compacted topic must have to be read back in little more than its live entries: the cleaner takes closed
 # segments only, so they are small and closed by time; a fifth of dead entries is enough to clean again.
 _COMPACTED = {
@@ -54,6 +60,11 @@ class TopicSpec(NamedTuple):
     def compacted(cls, partitions: int, replication: int = -1, **config: str) -> TopicSpec:
         """A topic that keeps the newest value of each key: changelogs and tables."""
         return cls(partitions, {**_COMPACTED, **config}, replication)
+
+    @classmethod
+    def dead_letters(cls, partitions: int, replication: int = -1) -> TopicSpec:
+        """A topic that takes whatever the input could bring, and why it got no result."""
+        return cls(partitions, {"max.message.bytes": str(_DEAD_LETTERS_MAX_MESSAGE_BYTES)}, replication)
 
 
 class Difference(NamedTuple):
@@ -105,6 +116,17 @@ def ensure_topics(
     if strict and differences:
         raise TopicsError("; ".join(map(str, differences)) + ": make it anew, or choose another name")
     return Ensured(created, differences)
+
+
+def message_limit(config: Mapping[str, Any], topic: str, timeout_s: float = 15.0) -> int:
+    """Bytes of the largest message that an existing topic takes; Kafka's default where we may not ask."""
+    admin = AdminClient({"log_level": 3, **config})
+    asked = ConfigResource(ResourceType.TOPIC, topic)
+    try:
+        answer = admin.describe_configs([asked], request_timeout=timeout_s)[asked].result()
+        return int(answer["max.message.bytes"].value)
+    except KafkaException:
+        return _USUAL_MAX_MESSAGE_BYTES
 
 
 def _create(admin: AdminClient, missing: Mapping[str, TopicSpec], timeout_s: float) -> tuple[str, ...]:
