@@ -152,7 +152,7 @@ TOPICS = [
         message=MerchantTally,
         key="the source partition, `topic/partition`, so that its tallies keep their order",
         direction="internal",
-        description="Transactions per merchant and hour, one message per source partition and transaction of a worker.",
+        description="Transactions per merchant and hour, one message or more per source partition and transaction.",
     ),
     TopicType(
         name="merchant-risk",

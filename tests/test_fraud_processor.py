@@ -22,6 +22,7 @@ from processors._tokens import CardTokens
 from processors._tree_shap import Paths
 from processors.fraud.features import FEATURE_NAMES, HOUR_MS
 from processors.fraud.reasons import GROUPS, SILENT, Reasons
+from schemas.codec import codec_for
 from schemas.envelope import Message, Record, Reject
 from schemas.fraud import FraudScore, MerchantTally
 from streams.inference import infer
@@ -250,6 +251,34 @@ def test_tallies_of_several_batches_add_up() -> None:
         MerchantTally("transactions", 0, 7, 11, ["merchant-1", "merchant-1"], [hour, hour + 1], [2, 1]),
         MerchantTally("transactions", 2, 3, 3, ["other"], [hour], [1]),
     ] == tallies(scorer)
+
+
+@pytest.mark.parametrize("size", [100, 2000])
+def test_tallies_are_never_too_large_to_be_read(size: int) -> None:
+    """However many and long names are, each tally is a message that its readers take, and together they are exact."""
+    scorer, topic = processor(), "merchant-tallies"
+    events = [
+        record(n // 2, partition=n % 2, merchant="\0" * 250 + f"{n:06}", amount=-1 if n % 7 == 3 else 1)
+        for n in range(4000)
+    ]
+    for start in range(0, len(events), size):
+        scorer.prepare(events[start : start + size])
+    messages = scorer.drain()
+
+    read, _, refused = codec_for(topic, MerchantTally).decode_records(
+        [Record(topic, 0, at, message.key, message.value, NOW) for at, message in enumerate(messages)]
+    )
+
+    assert [] == refused
+    for partition in (0, 1):
+        mine = [tally for tally in read if tally.partition == partition]
+        ranges = [(tally.first_offset, tally.last_offset) for tally in mine]
+        assert [0, *(last + 1 for _, last in ranges)] == [*(first for first, _ in ranges), 2000]
+        for tally in mine:
+            covered = [e for e in events if e.partition == partition]
+            covered = covered[tally.first_offset : tally.last_offset + 1]
+            names = [json.loads(e.value or b"")["merchant"] for e in covered if b'"amount": 1,' in (e.value or b"")]
+            assert (names, [1] * len(names)) == (tally.merchants, tally.counts)
 
 
 def test_merchant_risk_is_used_and_kept() -> None:

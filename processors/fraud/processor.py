@@ -118,8 +118,9 @@ class FraudProcessor:
     def prepare(self, records: list[Record]) -> Prepared:
         """Decodes and checks, then computes features in the order of the records; each becomes history of its card."""
         admitted = self._admission.admit(records)
-        self._tallies.cover(records)
         batch = self._update(admitted)
+        hours = (admitted.times // HOUR_MS).tolist()
+        self._tallies.add(records, admitted.records, admitted.fields["merchant"], hours)
         inputs = batch.features.inputs
         return Prepared(
             inputs={"features": inputs if self._columns is None else inputs[:, self._columns]},
@@ -154,7 +155,7 @@ class FraudProcessor:
         return {"late_events": self._late, "events_over_cap": self.features.windows.capped}
 
     def drain(self) -> list[Message]:
-        """Tallies of the transactions accepted since the last call, one per source partition."""
+        """Tallies of the transactions accepted since the last call, by source partition."""
         tallies = self._tallies.drain()
         return [
             Message(TALLY_TOPIC, f"{tally.topic}:{tally.partition}".encode(), value)
@@ -174,8 +175,6 @@ class FraudProcessor:
         tokens = self._tokens.of(fields["card"])
         features = self.features.update(Columns.of_fields(fields, tokens, admitted.times, admitted.partitions))
         self._late += int(np.count_nonzero(features.late))
-        hours = admitted.times // HOUR_MS
-        self._tallies.add(admitted.partitions.tolist(), fields["merchant"], hours.tolist())
         return _Batch(fields, list(map(bytes.hex, tokens)), admitted.times, features)
 
     def _score(self, prepared: Prepared, probabilities: NDArray[np.float64], now_ms: int) -> list[FraudScore]:
