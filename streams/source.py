@@ -8,11 +8,14 @@ Rules that everything here serves:
 - All that a poll returned together with a rebalance is dropped: every partition of the new assignment is paused and
   will be read from its committed offset, so nothing is lost, and nothing of an old assignment slips into the new.
 - Positions are never derived from records seen: transactional topics have holes where their markers are.
+- Where nothing was committed the group begins somewhere, once: that position is committed before anything is read.
 """
 
 from __future__ import annotations
 
+import logging
 import time
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -22,6 +25,8 @@ from streams.errors import ConsumerSpentError, StopError, WorldError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+log = logging.getLogger(__name__)
 
 # Measured: fetch.max.bytes 1 MB 235k msg/s against 307k at 50 MB; check.crcs is free.
 _CONSUMER_DEFAULTS: dict[str, Any] = {
@@ -44,6 +49,11 @@ _CONSUMER_DEFAULTS: dict[str, Any] = {
 _METADATA_TIMEOUT_S = 30.0
 # Stands for the headers of a message of which one has a name that is no UTF-8, against Kafka's protocol.
 UNREADABLE_HEADERS: tuple[tuple[str, bytes | None], ...] = (("headrace-unreadable-headers", None),)
+# For such a message `headers()` returns a value and sets an exception. Called directly and often, the interpreter makes
+# the call fast and no longer notices, and the exception comes up anywhere later; called in this way, it always does.
+_headers_of = methodcaller("headers")
+# What Kafka says to a member whose next poll will tell of a rebalance.
+_REBALANCING = {KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID}
 # After an outage this recent, being fenced means that Kafka still knew this worker's own former self.
 _OUTAGE_MEMORY_S = 120.0
 
@@ -51,7 +61,7 @@ _OUTAGE_MEMORY_S = 120.0
 def record(message: Any) -> Record:
     """What confluent-kafka read, as ours."""
     try:
-        headers = tuple(message.headers() or ())
+        headers = tuple(_headers_of(message) or ())
     except (SystemError, UnicodeError):
         # Asked again, confluent-kafka would give tuples with a hole in them, which end the process when looked into.
         headers = UNREADABLE_HEADERS
@@ -100,6 +110,8 @@ class Source:
         self._listener = listener
         self._next: dict[int, int] = {}
         self._paused: set[int] = set()
+        # Partitions at a position that is not the committed one, since there is none or Kafka no longer has it.
+        self._beginners: set[int] = set()
         self._rebalanced = False
         self._outage_at = float("-inf")
         membership = {"group.instance.id": instance} if instance else {}
@@ -163,6 +175,45 @@ class Source:
             self.consumer.resume([TopicPartition(self.topic, p) for p in wanted])
             self._paused.difference_update(wanted)
 
+    def confirm(self, partitions: Iterable[int]) -> bool:
+        """Commits the position of partitions that begin anew, so that every way back leads to it.
+
+        Without that a group that begins at the latest offset would pass over what came until its first commit.
+
+        Returns:
+            Whether they can be started; where not, a rebalance is under way and the next poll will tell.
+
+        Raises:
+            WorldError: Kafka does not take the offsets.
+        """
+        anew = self._beginners.intersection(partitions)
+        if not anew:
+            return True
+        try:
+            positions = [TopicPartition(self.topic, p, self._next[p]) for p in anew]
+            self.consumer.commit(offsets=positions, asynchronous=False)
+        except KafkaException as error:
+            if error.args[0].code() not in _REBALANCING:
+                raise self._translate(error.args[0], None) from error
+            log.info("%s: first positions not committed yet: %s", self.topic, error.args[0].str())
+            return False
+        self._beginners -= anew
+        return True
+
+    def refuse_to_begin(self, partition: int) -> None:
+        """Says that events of a partition were answered before, so it cannot be one that nothing was committed of.
+
+        Raises:
+            StopError: It is, and nobody said to go on.
+        """
+        if partition in self._beginners and self._on_lost_offsets == "fail":
+            raise StopError(
+                f"{self.topic}[{partition}]: there is state of it, but no committed offset. Kafka forgets the offsets "
+                "of a group that was away for offsets.retention.minutes (a week). Events of that partition would be "
+                "answered again, or passed over. Commit the right offset for the group, or set "
+                "worker.on_lost_offsets to 'earliest' or 'latest': it then goes on where worker.start says."
+            )
+
     def rewind(self) -> dict[int, int]:
         """Goes back to the committed offsets, read from the broker; every partition is paused afterwards.
 
@@ -215,10 +266,18 @@ class Source:
 
     def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._rebalanced = True
-        self._next = self._committed([p.partition for p in partitions])
-        consumer.assign([TopicPartition(self.topic, p, offset) for p, offset in self._next.items()])
-        self._paused.clear()
-        self.pause(self._next)
+        held = [p.partition for p in partitions]
+        try:
+            self._next = self._committed(held)
+        except WorldError:
+            # Held all the same, or the client would assign them by itself and read them without their state. The way
+            # back asks again; until then nothing is read from this position.
+            self._next = dict.fromkeys(held, 0)
+            raise
+        finally:
+            consumer.assign([TopicPartition(self.topic, p, offset) for p, offset in self._next.items()])
+            self._paused.clear()
+            self.pause(self._next)
         self._listener.on_assign(dict(self._next))
 
     def _revoked(self, consumer: Any, _partitions: list[TopicPartition]) -> None:
@@ -250,7 +309,9 @@ class Source:
             found = self.consumer.committed(wanted, timeout=_METADATA_TIMEOUT_S)
         except KafkaException as error:
             raise self._translate(error.args[0], None) from error
-        return {p.partition: self._beginning(p.partition, p.offset) for p in found}
+        offsets = {p.partition: self._beginning(p.partition, p.offset) for p in found}
+        self._beginners = {p.partition for p in found if p.offset != offsets[p.partition]}
+        return offsets
 
     def _beginning(self, partition: int, committed: int) -> int:
         """Where to begin, given what was committed and what Kafka still has."""
@@ -286,13 +347,8 @@ class Source:
 
     def _raise_if_serious(self, message: Any) -> bool:
         error: KafkaError = message.error()
-        if error.code() == KafkaError._AUTO_OFFSET_RESET and message.partition() in self._next:
-            # The offset left the topic while the partition was paused or lagging.
-            partition = message.partition()
-            self._next[partition] = self._beginning(partition, self._next[partition])
-            position = TopicPartition(self.topic, partition, self._next[partition])
-            self._seek(position, time.monotonic() + _METADATA_TIMEOUT_S)
-            return False
+        # An offset that left the topic while the partition was paused or lagging is found out on the way back too: what
+        # was read before it may still wait to be processed, so it cannot be put right here.
         if error.code() in (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN) or error.retriable():
             return False
         raise self._translate(error, message.partition())

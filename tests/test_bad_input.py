@@ -20,12 +20,14 @@ from harness import end_offsets, processes
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mutations import FORGED, Sent, as_records, draw_many, messages, numbered
+from raw_headers import send_with_header
 from test_exactly_once import ask, read_all
 
 from schemas.clickhouse import read_rows, tables, to_arrow
 from schemas.dead_letter import from_record, to_message
 from schemas.envelope import Message, Record, Reject
 from schemas.fraud import FraudScore
+from streams.cli._app import run
 from streams.inference import Outcome, infer_all
 from streams.loading import Opened, open_domain
 from streams.local import endpoints
@@ -162,6 +164,31 @@ def test_neighbours_of_bad_messages_are_scored_as_if_these_were_not_there(opened
     assert [found for found in contents(outcomes) if not isinstance(found, Reject)] == contents(alone)
 
 
+# Without Kafka, from a file.
+
+
+@pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
+def test_try_prints_one_line_per_line(
+    tmp_path: Path, opened: Opened, capfdbinary: pytest.CaptureFixture[bytes], ending: bytes
+) -> None:
+    """`headrace try` answers every line of a file in its place, blank and broken ones too, as a worker would."""
+    now_ms = time.time_ns() // 1_000_000
+    drawn = [Sent(value) for value, _ in BAD_VALUES.values()] + draw_many(500, now_ms)
+    lines = [sent.value or b"" for sent in numbered(drawn) if b"\n" not in (sent.value or b"")]
+    lines = [line.rstrip(b"\r") for line in lines] + [b"", b"  ", b"\xff", good()]
+    (tmp_path / "events.jsonl").write_bytes(b"\n".join(lines) + ending)
+
+    code = run(["--set", f"data={tmp_path}", "try", "fraud", str(tmp_path / "events.jsonl")])
+    answers = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+
+    expected = map(told, infer_afresh(opened, as_records([Sent(line) for line in lines], now_ms)))
+    assert 0 == code
+    assert list(expected) == [
+        tuple(answer["dead_letter"].values()) if "dead_letter" in answer else ("scored", answer["event_id"])
+        for answer in answers
+    ]
+
+
 # The whole way.
 
 
@@ -249,6 +276,7 @@ def test_ten_thousand_mutated_events_end_as_one_score_or_one_dead_letter_each(st
     with processes() as started:
         worker = start(started, settings.data, "worker", "fraud")
         start(started, settings.data, "store")
+        send_with_header(bootstrap, "transactions", b"\xff\xfe", [(b"k", b"bad name"), (b"k", good())])
         send_all(bootstrap, feed, now_ms)
         wait_for_zero(lambda: lag(settings, bootstrap) + (worker.poll() is not None), 90)
         left = lag(settings, bootstrap)
@@ -265,7 +293,7 @@ def test_ten_thousand_mutated_events_end_as_one_score_or_one_dead_letter_each(st
     assert (None, 0) == (died, left), said
     assert "failure" not in said
     expected = alone(settings, sent)
-    assert (len(feed), len(feed)) == (len(sent), len(scores) + len(letters))
+    assert (len(feed) + 2, len(feed) + 2) == (len(sent), len(scores) + len(letters))
     assert {
         (record, answer.reason, answer.path, answer.detail) for record, answer in expected if isinstance(answer, Reject)
     } == {(original, letter.reason, letter.path, letter.detail) for letter, original in letters}
