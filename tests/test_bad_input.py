@@ -38,7 +38,6 @@ from streams.running import ensure_domain_topics, group_of
 from streams.settings import Settings
 
 EVENTS = 10_000
-
 LETTERS = "fraud.dead-letters"
 TABLES = {table.topic: table for table in tables()}
 
@@ -292,6 +291,8 @@ def test_ten_thousand_mutated_events_end_as_one_score_or_one_dead_letter_each(st
     said = (settings.data / "worker.log").read_text()
     assert (None, 0) == (died, left), said
     assert "failure" not in said
+    assert len(scores) > EVENTS // 5, "the strategy makes too few good events"
+    assert len(by_reason) > 12, f"the strategy makes too few kinds of bad ones: {by_reason}"
     expected = alone(settings, sent)
     assert (len(feed) + 2, len(feed) + 2) == (len(sent), len(scores) + len(letters))
     assert {
