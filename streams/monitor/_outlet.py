@@ -26,14 +26,14 @@ class Outlet:
         self._settings = client_settings
         self._producer: AIOKafkaProducer | None = None
 
-    async def send(self, messages: Iterable[Message]) -> None:
-        """Returns when Kafka has them all; raises where it has not."""
+    async def send(self, messages: Iterable[Message]) -> list[int]:
+        """Returns their offsets when Kafka has them all; raises where it has not."""
         producer = await self._started()
         sent = [
             await producer.send(m.topic, m.value, m.key, m.partition, headers=[(k, v or b"") for k, v in m.headers])
             for m in messages
         ]
-        await asyncio.gather(*sent)
+        return [written.offset for written in await asyncio.gather(*sent)]
 
     async def close(self) -> None:
         """Sends what is under way and disconnects."""

@@ -3,7 +3,8 @@
 Strategy: what was read is summed in memory at once, and figures that are news are told at most every
 `emit_interval_s`. Every `keep_interval_s` each merchant that changed is written once to the changelog, and only when
 Kafka has all of that are the messages acknowledged. Whatever is read twice changes nothing the second time, because a
-merchant's record holds what it covers (see `processors.fraud.merchant_risk`).
+merchant's record holds what it covers (see `processors.fraud.merchant_risk`). Two processes that both think they are
+the one would write over each other: so before each write, the changelog must end where this process left it.
 
 Faust gives the consumer group, the changelog table and its recovery. Writes do not go through `table[key] = value`:
 that one is sent in the background, and Faust commits offsets without waiting for it when the broker is slow.
@@ -16,6 +17,8 @@ import logging
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
+
+from faust.types import TP
 
 from schemas.envelope import Message, Record
 from streams.errors import StopError
@@ -81,6 +84,7 @@ class MerchantRiskMonitor:
         self._positions: dict[Partition, int] = {}
         self._next_telling = self._next_keeping = 0.0
         self._had_all = False
+        self._kept_end = 0
         self._table = self._declare()
 
     def reached(self) -> Mapping[Partition, int]:
@@ -120,18 +124,36 @@ class MerchantRiskMonitor:
         await self._outlet.close()
 
     async def _restore(self) -> None:
-        """Called by Faust after each assignment, when the table is complete and before anything is read on."""
+        """Called by Faust after each assignment, when the table is complete and before anything is read on.
+
+        Only the first time, the table counts. Later this process knows better: what it wrote while Faust was reading
+        back is not in the table, and Faust may have laid older records over newer ones.
+        """
         async with self._lock:
             self.recovered = False
+            # They are read again: Faust goes back to the offsets that were committed.
             self._summed, self._letters = [], []
             if not self._has_all():
                 await self._refuse_to_share()
                 return
-            self._merchants = Merchants(self._settings, self._codecs)
-            self._merchants.restore(self._table.data.items())
-            self._positions = {}
+            if self._had_all:
+                await self._check_alone()
+            else:
+                self._merchants.restore(self._table.data.items())
+                self._kept_end = await self._changelog_end()
+                log.info("restored %d merchants, as of %s", len(self._merchants), self._merchants.as_of_ms)
+            self._table.data.data.clear()
             self.recovered = self._had_all = True
-        log.info("restored %d merchants, as of %s", len(self._merchants), self._merchants.as_of_ms)
+
+    async def _check_alone(self) -> None:
+        """Leaves where the changelog is not as this process left it, so that the next one starts from all of it."""
+        if await self._changelog_end() != self._kept_end:
+            leave("another monitor wrote to the changelog")
+
+    async def _changelog_end(self) -> int:
+        partition = TP(CHANGELOG, 0)
+        ends = await self.app.consumer.highwaters(partition)
+        return int(ends[partition])
 
     def _has_all(self) -> bool:
         consumer = self.app.consumer
@@ -186,13 +208,14 @@ class MerchantRiskMonitor:
         started = time.monotonic()
         if not self._summed or (started < self._next_keeping and len(self._summed) < _MOST_UNKEPT):
             return
-        kept = self._merchants.keep()
-        await self._outlet.send(Message(CHANGELOG, key, value) for key, value in kept.items())
-        # The store itself, not the table: the table would send again.
-        self._table.data.data.update(kept)
-        await self._outlet.send(self._letters)
+        await self._check_alone()
+        kept, gone = self._merchants.keep(), self._merchants.forget_idle()
+        # The changelog last: who is not in it any more would never be taken back from the others.
+        await self._outlet.send([*self._letters, *(Message(RISK, key, None) for key in gone)])
+        entries = [*kept.items(), *((key, None) for key in gone)]
+        written = await self._outlet.send(Message(CHANGELOG, key, value) for key, value in entries)
+        self._kept_end = max(written, default=self._kept_end - 1) + 1
         self._acknowledge()
-        await self._forget_idle()
         ended = time.monotonic()
         self._next_keeping = max(
             started + self._settings.keep_interval_s, ended + _REST_AFTER_KEEPING * (ended - started)
@@ -203,12 +226,6 @@ class MerchantRiskMonitor:
         for event in self._summed:
             event.ack()
         self._summed, self._letters = [], []
-
-    async def _forget_idle(self) -> None:
-        names = self._merchants.forget_idle()
-        await self._outlet.send(Message(topic, name, None) for topic in (RISK, CHANGELOG) for name in names)
-        for name in names:
-            self._table.data.data.pop(name, None)
 
     # How far it has come.
 
