@@ -21,7 +21,7 @@ def make_worker(
     bootstrap: str, topic: str, output: str, group: str, slot: str, *, static: bool = True, **settings: object
 ) -> Worker:
     """A worker on `topic`, whose changelog and dead letters are named after its output topic."""
-    kafka = {"bootstrap.servers": bootstrap}
+    kafka = {"bootstrap.servers": bootstrap, "log_level": 2}
     chosen = WorkerSettings(**{"session_timeout_ms": 3000, "commit_interval_ms": 20, **settings})  # type: ignore[arg-type]
 
     def emitter(source: object) -> TransactionalEmitter | AtLeastOnceEmitter:

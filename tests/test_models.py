@@ -84,7 +84,8 @@ def test_manifest_may_be_json(doubling: Path) -> None:
     path.unlink()
 
     assert expected == read_manifest(as_json)
-    assert ["doubling@1.0.0"] == [entry.manifest.reference for entry in registry(doubling.parents[1]).entries()]
+    found = [entry.manifest.reference for entry in registry(doubling.parents[1]).entries()]
+    assert 1 == found.count("doubling@1.0.0")
 
 
 @pytest.mark.parametrize(
@@ -611,8 +612,8 @@ def test_pull_and_verify_by_command(data: Path, remote: Path, capsys: pytest.Cap
     path.write_bytes(b"damaged")
     assert 1 == headrace(data, "verify", "far", "--json")
     assert "is not the file of its manifest" in json.loads(capsys.readouterr().out)["models"][0]["error"]
-    assert 1 == headrace(data, "pull", "fra")
-    assert "error: no model 'fra'; known, nearest first: far@1.0.0" in capsys.readouterr().err
+    assert 1 == headrace(data, "pull", "farr")
+    assert "error: no model 'farr'; known, nearest first: far@1.0.0" in capsys.readouterr().err
 
 
 def test_inspect_shows_a_model_or_a_file(data: Path, doubling: Path, capsys: pytest.CaptureFixture[str]) -> None:
