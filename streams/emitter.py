@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
@@ -57,6 +58,13 @@ class Emitter(Protocol):
             WorldError: They cannot be taken; `abort`, or a new emitter where it is `UnknownOutcomeError`.
         """
 
+    def settle(self) -> None:
+        """Returns once nothing sent later can be there without what was sent so far.
+
+        Raises:
+            WorldError: As `send`.
+        """
+
     def commit(self, offsets: Mapping[tuple[str, int], int], group_metadata: object) -> None:
         """Makes everything sent so far final, together with the next offsets to read per (topic, partition).
 
@@ -85,6 +93,8 @@ class TransactionalEmitter:
         timeout_s: float = 20.0,
     ) -> None:
         self._timeout_s = timeout_s
+        self._transaction_timeout_s = transaction_timeout_ms / 1000
+        self._began_at = 0.0
         self._open = False
         self._bounded = _BoundedCalls()
         self._producer = Producer(
@@ -101,10 +111,14 @@ class TransactionalEmitter:
         if not self._open:
             self._call("begin a transaction", self._producer.begin_transaction)
             self._open = True
+            self._began_at = time.monotonic()
         try:
             _produce(self._producer, messages, self._timeout_s)
         except KafkaException as error:
-            raise _translate("produce", error) from error
+            raise self._translate("produce", error) from error
+
+    def settle(self) -> None:
+        """A transaction is there as a whole or not at all."""
 
     def commit(self, offsets: Mapping[tuple[str, int], int], group_metadata: object) -> None:
         if not self._open:
@@ -129,7 +143,8 @@ class TransactionalEmitter:
         # Messages of an open transaction are dropped: nobody waits for the deliveries of what will be aborted.
         self._bounded.close()
         self._producer.purge()
-        self._producer.flush(1.0)
+        with suppress(KafkaException):  # a producer that is spent says so again
+            self._producer.flush(1.0)
 
     def _send_offsets(self, positions: list[TopicPartition], group_metadata: object) -> None:
         """Bounded from outside: librdkafka ignores this call's time-out and may block for ever (librdkafka 5456)."""
@@ -143,7 +158,7 @@ class TransactionalEmitter:
         try:
             action()
         except KafkaException as error:
-            raise _translate(what, error) from error
+            raise self._translate(what, error) from error
 
     def _retry(self, what: str, action: Any) -> None:
         """Runs a transactional call again while librdkafka calls its failure retriable, within the time-out."""
@@ -154,11 +169,22 @@ class TransactionalEmitter:
             except KafkaException as error:
                 retriable = error.args[0].retriable() and not error.args[0].txn_requires_abort()
                 if not retriable or time.monotonic() > deadline:
-                    raise _translate(what, error) from error
+                    raise self._translate(what, error) from error
                 log.info("trying again to %s: %s", what, error.args[0].str())
                 time.sleep(0.05)
             else:
                 return
+
+    def _translate(self, what: str, error: KafkaException) -> WorldError | StopError:
+        found = _translate(what, error)
+        if isinstance(found, StopError) and self._open and self._age_s() > self._transaction_timeout_s:
+            # Kafka ends a transaction that lasts too long by fencing its producer; no other worker need exist. Should
+            # one, it is fenced in turn, in a transaction that is young, and says so.
+            return UnknownOutcomeError(f"could not {what}: the transaction had lasted for {self._age_s():.0f} s")
+        return found
+
+    def _age_s(self) -> float:
+        return time.monotonic() - self._began_at
 
 
 class _BoundedCalls:
@@ -198,7 +224,11 @@ class _BoundedCalls:
 
 
 class AtLeastOnceEmitter:
-    """At least once: messages are flushed, then the offsets are committed; a crash between repeats results."""
+    """At least once: messages are flushed, then the offsets are committed; a crash between repeats results.
+
+    Results are flushed before the state that knows of them (`settle`): state may count an event twice, but never takes
+    one for answered that is not.
+    """
 
     def __init__(self, config: Mapping[str, Any], consumer: Any, *, timeout_s: float = 20.0) -> None:
         self._consumer = consumer
@@ -212,10 +242,13 @@ class AtLeastOnceEmitter:
         except KafkaException as error:
             raise _translate("produce", error) from error
 
-    def commit(self, offsets: Mapping[tuple[str, int], int], group_metadata: object) -> None:  # noqa: ARG002
-        undelivered = self._producer.flush(self._timeout_s)
+    def settle(self) -> None:
+        undelivered = self._flush()
         if undelivered or self._failed:
             raise AbortError(f"{undelivered or len(self._failed)} messages were not delivered: {self._failed[:1]}")
+
+    def commit(self, offsets: Mapping[tuple[str, int], int], group_metadata: object) -> None:  # noqa: ARG002
+        self.settle()
         if offsets:
             positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
             try:
@@ -225,11 +258,18 @@ class AtLeastOnceEmitter:
 
     def abort(self) -> None:
         self._producer.purge()
-        self._producer.flush(self._timeout_s)
+        self._flush()
         self._failed.clear()
 
     def close(self) -> None:
-        self._producer.flush(self._timeout_s)
+        with suppress(KafkaException):  # a producer that is spent says so again
+            self._producer.flush(self._timeout_s)
+
+    def _flush(self) -> int:
+        try:
+            return int(self._producer.flush(self._timeout_s))
+        except KafkaException as error:
+            raise _translate("flush", error) from error
 
     def _delivered(self, error: KafkaError | None, _message: object) -> None:
         if error is not None:
@@ -253,9 +293,9 @@ def _produce(producer: Any, messages: Iterable[Message], timeout_s: float) -> No
 
 
 def _wait_for_space(producer: Any, timeout_s: float) -> None:
-    """Back-pressure: waits until half of the producer's queue has left."""
+    """Back-pressure: waits until half of the producer's queue has left, which is full by messages or by bytes."""
     deadline = time.monotonic() + timeout_s
-    limit = _PRODUCER_DEFAULTS["queue.buffering.max.messages"] // 2
+    limit = len(producer) // 2
     while len(producer) > limit:
         if time.monotonic() > deadline:
             raise AbortError(f"the producer's queue did not drain within {timeout_s} s: are the brokers reachable?")

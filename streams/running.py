@@ -13,7 +13,7 @@ from streams.emitter import AtLeastOnceEmitter, TransactionalEmitter
 from streams.loading import open_domain
 from streams.local import endpoints
 from streams.local.connection import kafka_config
-from streams.local.topics import TopicSpec, ensure_topics, message_limit
+from streams.local.topics import TopicsError, TopicSpec, ensure_topics, message_limit
 from streams.observe.health import Endpoint
 from streams.observe.metrics import WorkerMetrics
 from streams.worker import Worker
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from schemas.topics import TopicType
     from streams.emitter import Emitter
+    from streams.local.topics import Difference
     from streams.settings import Settings
     from streams.source import Source
 
@@ -54,7 +55,17 @@ def ensure_domain_topics(settings: Settings, domain: str, kafka: Mapping[str, An
     others = {d.topic: int(d.found) for d in found.differences if d.what == "partitions"}
     events = next(topic.name for topic in topics if topic.direction == "input")
     changelog = TopicSpec.compacted(others.get(events, partitions), replication)
-    ensure_topics(kafka, {changelog_of(settings, domain): changelog}, strict=True)
+    for difference in ensure_topics(kafka, {changelog_of(settings, domain): changelog}).differences:
+        raise TopicsError(f"{difference}. {_advice(difference, events)}")
+
+
+def _advice(difference: Difference, events: str) -> str:
+    if difference.what != "partitions":
+        return "Set it right, or set another worker.group."
+    return (
+        f"The changelog needs those that {events} has. Where partitions were added there, add them here too: keys that "
+        "have moved to another partition begin there without their state. Otherwise set another worker.group."
+    )
 
 
 def _spec(topic: TopicType, partitions: int, replication: int) -> TopicSpec:

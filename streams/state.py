@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from streams.errors import WorldError
+from streams.errors import StopError, WorldError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -123,6 +123,11 @@ class ChangelogReader:
         try:
             low, high = self._ends.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=_TIMEOUT_S)
         except KafkaException as error:
+            if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
+                raise StopError(
+                    f"{self.topic} has no partition {partition}: partitions were added to the input. Add as many to "
+                    "the changelog; keys that have moved to another partition begin there without their state."
+                ) from error
             raise WorldError(f"{self.topic}[{partition}]: {error.args[0].str()}") from error
         return low, high
 

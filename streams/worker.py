@@ -122,13 +122,15 @@ class Worker:
     @property
     def ready(self) -> bool:
         """Whether tables are read, partitions are held, and the state of each is there."""
-        return self._tables.complete and bool(self._source.assignment) and not self._restoring
+        at_work = self._broken is None and not self._restoring
+        return self._tables.complete and bool(self._source.assignment) and at_work
 
     def _step(self) -> None:
         self._tables.follow()
         self._restore()
-        self._source.start(self._startable)
-        self._startable.clear()
+        if self._source.confirm(self._startable):
+            self._source.start(self._startable)
+            self._startable.clear()
         started = time.perf_counter()
         now = self._read()
         self._metrics.observe_stage("poll", time.perf_counter() - started)
@@ -190,8 +192,9 @@ class Worker:
         if self._transaction_began is None:
             return
         started = time.perf_counter()
-        self._emitter.send(self._state_changes())
         self._emitter.send(self._processor.drain())
+        self._emitter.settle()
+        self._emitter.send(self._state_changes())
         reached = {p: offset for p, offset in self._source.offsets().items() if p in self._in_flight}
         offsets = {(self._source.topic, partition): offset for partition, offset in reached.items()}
         self._emitter.commit(offsets, self._source.group_metadata())
@@ -308,9 +311,11 @@ class Worker:
         state = self._processor.state
         assert state is not None
         for partition, entries in self._restorer.step(_IDLE_S).items():
+            if entries:
+                self._source.refuse_to_begin(partition)
             state.restore(partition, entries)
             self._state_at[partition] = self._source.offsets()[partition]
-            self._source.start([partition])
+            self._startable.add(partition)
             log.info("restored partition %d: %d entries", partition, len(entries))
         self._show_restore(self._restorer.progress)
 
