@@ -6,6 +6,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -98,6 +99,19 @@ class ClickHouseSettings(Section, frozen=True, forbid_unknown_fields=True):
 
     url: str = ""
     database: str = "headrace"
+
+    def __post_init__(self) -> None:
+        if self.url and not _is_http(self.url):
+            msg = "url must be http:// or https://, as in https://user:password@host:8443/database"
+            raise ValueError(msg)
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port, or of brackets; its text may be a password whose @ was forgotten
+        return False
 
 
 class WorkerSettings(Section, frozen=True, forbid_unknown_fields=True):

@@ -164,6 +164,7 @@ def test_every_mistake_is_told_at_once() -> None:
         ("data = 3", "data in given.toml: Expected str, got int (got 3)"),
         ('[privacy]\ntoken_key = "abcd"', "privacy in given.toml: token_key needs at least 32 hexadecimal digits"),
         ('[kafka.security]\ngroup.id = "x"', "kafka in given.toml: group.id under kafka.security: headrace sets"),
+        ('[clickhouse]\nurl = "server:8123"', "clickhouse in given.toml: url must be http:// or https://"),
         ("[worker]\ntransaction_timeout_ms = 10", "worker in given.toml: transaction_timeout_ms must be longer"),
     ],
 )
@@ -279,6 +280,7 @@ def test_secrets_can_be_filtered_from_text() -> None:
         f'[privacy]\ntoken_key = "{SECRET}"',
         f'[kafka.security]\n"sasl.password" = ["{SECRET}"]',
         f'[clickhouse]\nurl = ["https://me:{SECRET}@host"]',
+        f'[clickhouse]\nurl = "https://me:{SECRET}"',
         f'[domains.shop]\napi_key = {{x = "{SECRET}"}}',
     ],
 )

@@ -57,7 +57,8 @@ def chosen(draw: st.DrawFn) -> dict[tuple[str, ...], Any]:
         if key[-1] not in {"token_key", "transaction_timeout_ms", "commit_interval_ms"}
     ]
     picked = draw(st.lists(st.sampled_from(unrelated), unique_by=lambda leaf: leaf[0], max_size=8))
-    return {key: draw(_values(kind)) for key, kind in picked}
+    values = {key: draw(_values(kind)) for key, kind in picked}
+    return {key: f"http://h{value}" if key == ("clickhouse", "url") else value for key, value in values.items()}
 
 
 def _toml(values: dict[tuple[str, ...], Any]) -> str:
