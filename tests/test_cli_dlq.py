@@ -96,6 +96,7 @@ def test_one_dead_letter_is_shown_whole(letters: Letters, capsysbinary: pytest.C
     [by_own] = say(capsysbinary, "dlq", "show", letters.topic, "1/2", "--json")
     [by_original] = say(capsysbinary, "dlq", "show", letters.topic, f"{letters.source}/0/5", "--json")
     assert 1 == run(["dlq", "show", letters.topic, "1/99"])
+    assert 1 == run(["dlq", "show", letters.topic, "99/0"])
 
     assert by_own == by_original
     assert ("odd", "$.x", "k5", {"trace": "t5"}, "76ff35", "v\\xff5", 0) == tuple(

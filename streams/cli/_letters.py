@@ -54,7 +54,9 @@ def topic_of(name: str) -> str:
 
 
 def walk(config: Mapping[str, Any], topic: str, partition: int | None = None, offset: int = 0) -> Iterator[Letter]:
-    """Every dead letter of a topic, or of one partition from an offset on."""
+    """Every dead letter of a topic, or of one partition from an offset on; none where there is no such partition."""
+    if partition is not None and partition >= partitions_of(config, topic):
+        return
     start = "beginning" if partition is None else {partition: offset}
     with Reader(config, topic, start) as reader:  # type: ignore[arg-type]
         for record in reader.records():
