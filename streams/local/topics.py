@@ -102,7 +102,10 @@ def ensure_topics(
     Raises:
         TopicsError: No broker answers, a topic could not be made, or (strict) one is different.
     """
-    admin = AdminClient({"log_level": 3, **config})
+    causes: list[KafkaError] = []
+    # Its own log would repeat the reason twenty times a second; the error says it once.
+    ours: dict[str, Any] = {"log_level": 0, "error_cb": causes.append}
+    admin = AdminClient({**ours, **config})
     try:
         existing = admin.list_topics(timeout=timeout_s).topics
         created = _create(admin, {name: spec for name, spec in topics.items() if name not in existing}, timeout_s)
@@ -112,7 +115,8 @@ def ensure_topics(
             admin, {name: spec for name, spec in topics.items() if name not in created}, timeout_s
         )
     except KafkaException as error:
-        raise TopicsError(f"topics at {config.get('bootstrap.servers')}: {error.args[0].str()}") from error
+        admin.poll(0)  # hands over what went wrong with the connections
+        raise TopicsError(_why(config, error.args[0], causes)) from error
     if strict and differences:
         raise TopicsError("; ".join(map(str, differences)) + ": make it anew, or choose another name")
     return Ensured(created, differences)
@@ -127,6 +131,14 @@ def message_limit(config: Mapping[str, Any], topic: str, timeout_s: float = 15.0
         return int(answer["max.message.bytes"].value)
     except KafkaException:
         return _USUAL_MAX_MESSAGE_BYTES
+
+
+def _why(config: Mapping[str, Any], error: KafkaError, causes: list[KafkaError]) -> str:
+    address = config.get("bootstrap.servers")
+    if error.code() not in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN):
+        return f"topics at {address}: {error.str()}"
+    reason = next((c.str() for c in causes if c.code() != KafkaError._ALL_BROKERS_DOWN), error.str())
+    return f"no broker answers at {address}: {reason}. Is it running, and HEADRACE_KAFKA right?"
 
 
 def _create(admin: AdminClient, missing: Mapping[str, TopicSpec], timeout_s: float) -> tuple[str, ...]:
