@@ -57,6 +57,13 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("name", built())
+def test_help_is_wrapped_by_the_terminal(name: str) -> None:
+    """No paragraph of a help has line breaks of its own, which would tear it on a narrow terminal."""
+    for path, command in leaves(name):
+        assert [] == [paragraph for paragraph in command.help.split("\n\n") if "\n" in paragraph], path
+
+
+@pytest.mark.parametrize("name", built())
 def test_every_summary_says_what_the_help_says(name: str) -> None:
     """The list of commands is written down, so that listing imports nothing; it must not drift far."""
     words = _commands.load(name).help.split()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -87,7 +88,16 @@ def load(name: str) -> Any:
         found = app
     command = get_command(found)
     command.name = name
+    _unwrap(command)
     return command
+
+
+def _unwrap(command: Any) -> None:
+    """Makes each paragraph of the help one line, for the terminal to wrap: docstrings are wrapped for editors."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for inner in getattr(command, "commands", {}).values():
+        _unwrap(inner)
 
 
 def _attribute(module: ModuleType, name: str) -> Any:
