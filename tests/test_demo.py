@@ -78,6 +78,43 @@ def test_the_demo_takes_a_file_with_bad_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_ctrl_c_ends_the_demo_with_what_was_sent() -> None:
+    """A run that is stopped accounts for the events it sent, says that it was stopped, and leaves with 130."""
+    with _demo("--rate", "200") as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if line.startswith("sent") and "answered 0" not in line:
+                break
+        demo.send_signal(signal.SIGINT)
+        rest = demo.stdout.read()
+        code = demo.wait(30)
+
+    assert 130 == code, rest
+    assert "Stopped: every event until then answered exactly once" in rest
+    assert "Next:" not in rest
+    lines = dict(line.split() for line in rest.splitlines() if line.startswith("  ") and len(line.split()) == 2)
+    assert 0 < int(lines["events_in"].replace(",", "")) < 5_000
+    assert lines["scored"] == lines["rows_in_clickhouse"] == lines["events_in"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_heard_while_the_services_start() -> None:
+    """Stopped before its broker answers, the demo sends nothing and sums up nothing."""
+    with _demo() as demo:
+        time.sleep(1.5)
+        demo.send_signal(signal.SIGINT)
+        said, _ = demo.communicate(timeout=30)
+
+    assert 130 == demo.returncode
+    assert "answered" not in said
+
+
+def _demo(*options: str) -> subprocess.Popen[str]:
+    command = headrace_command("demo", "--events", "20000", *options)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+
+
+@pytest.mark.slow
 def test_up_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     """`up` runs what `produce`, `consume`, `query` and `dlq` need, names it in endpoints.json, and leaves nothing."""
     data = {"HEADRACE_DATA": str(tmp_path)}
@@ -93,6 +130,9 @@ def test_up_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
             consumed = headrace("consume", "fraud-scores", "--follow", "--count", "200", "--json", env=data)
             counted = await_count(200, data)
             letters = headrace("dlq", "list", "fraud", "--json", env=data)
+            began = time.monotonic()
+            again = headrace("up", env=data)
+            refused_after_s = time.monotonic() - began
         finally:
             up.send_signal(signal.SIGINT)
             code = up.wait(30)
@@ -102,6 +142,8 @@ def test_up_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     assert 200 == len({json.loads(line)["value"]["event_id"] for line in consumed.stdout.splitlines()})
     assert 200 == counted
     assert "invalid_json" in letters.stdout
+    assert (1, True) == (again.returncode, "already runs a broker" in again.stderr)
+    assert refused_after_s < 15
     assert code in (0, 130)
     assert all(gone(owner["pid"]) for owner in known["owners"].values())
     assert {} == endpoints.read(tmp_path)

@@ -29,11 +29,11 @@ def up(
     settings = settings_of(context)
     given = context.find_root().obj
     own = given if isinstance(given, Context) else Context()
-    with (
-        Services(settings, domain, workers, config=own.config, overrides=own.overrides) as services,
-        services.supervisor.stopping_on_signals(),
-    ):
-        services.start(typer.echo)
-        for name, url in services.endpoints().items():
-            typer.echo(f"  {name:<12} {url}")
-        services.supervisor.run()
+    with Services(settings, domain, workers, config=own.config, overrides=own.overrides) as services:
+        services.fetch(typer.echo)
+        with services.supervisor.stopping_on_signals():
+            services.start(typer.echo)
+            for name, url in services.endpoints().items():
+                typer.echo(f"  {name:<12} {url}")
+            typer.echo(f"All of it stays up until Ctrl-C; data and logs are in {settings.data}")
+            services.supervisor.run()

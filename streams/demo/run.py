@@ -37,14 +37,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "load_demo", "run_demo"]
 
-# Seconds without one more answer after which whatever is unanswered counts as missing.
+# Seconds without one more answer after which whatever is unanswered counts as missing; and after Ctrl-C.
 _PATIENCE_S = 60.0
+_HURRIED_S = 5.0
 # After the last answer came: doubles come late.
 _SILENCE_S = 1.0
 _READ_S = 0.02
 _BURST_S = 0.01
 _CONNECT_S = 0.5
 _SHOW_EVERY_S = 0.2
+_EXACT = "Every event answered exactly once"
 _POLL_S = 0.2
 _MOST_AHEAD = 100_000
 
@@ -73,17 +75,31 @@ def load_demo(domain: str) -> Demo:
     try:
         module: Demo = import_module(f"processors.{domain}.demo")
     except ModuleNotFoundError as error:
-        raise HeadraceError(f"the domain {domain!r} has no demo: {error}") from error
+        raise HeadraceError(
+            f"the domain {domain!r} has no demo ({error}); `headrace up {domain}` runs its services, "
+            f"`headrace produce {domain} FILE` sends events"
+        ) from error
     return module
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    summary: dict[str, Any]
+    exact: bool
+    """Whether every event sent was answered once, and every result is one row."""
+    stopped: bool
+    """Whether it was asked to stop before all events were sent."""
 
 
 def run_demo(
     settings: Settings, options: Options, view: View, *, config: Path | None, overrides: dict[str, str]
-) -> dict[str, Any]:
+) -> Outcome:
     """Runs the demo and returns its summary, read back from the output topic and from ClickHouse.
 
     Raises:
         HeadraceError: A service did not start, or failed for good.
+        KeyboardInterrupt: It was asked to stop before there was anything to sum up.
     """
     demo = load_demo(options.domain)
     with ExitStack() as stack:
@@ -93,17 +109,19 @@ def run_demo(
         services = stack.enter_context(
             Services(settings, options.domain, options.workers, config=config, overrides=overrides)
         )
+        services.fetch(view.say)
         stop = services.supervisor
         stack.enter_context(stop.stopping_on_signals())
         services.start(view.say)
         run = _Run(settings, options, demo, view, services)
         summary = run.whole()
         view.close()
-        view.summary(_title(summary), summary, [*demo.next_steps(), *_next_steps(options)])
-        if options.keep and not stop.stop_requested:
+        outcome = Outcome(summary, _is_exact(summary), stop.stop_requested)
+        view.summary(_title(outcome), summary, () if outcome.stopped else [*demo.next_steps(), *_next_steps(options)])
+        if options.keep and not outcome.stopped:
             _say_where(view, services)
             stop.run()
-        return summary
+        return outcome
 
 
 class _Run:
@@ -171,6 +189,8 @@ class _Run:
         produce = self._producer.produce
         for key, value, identity, truth in zip(*events[:4], strict=True):
             self._wait_for_turn()
+            if self._services.supervisor.stop_requested:
+                break
             at = time.time()
             produce(
                 self._input.name,
@@ -227,10 +247,10 @@ class _Run:
 
     def _wait_for_answers(self) -> None:
         """Until everything sent is answered, or nothing has come for long; then for a moment more."""
-        patient_until = time.monotonic() + _PATIENCE_S
-        while self._ledger.answered < self._progress.sent and time.monotonic() < patient_until:
+        heard_at = time.monotonic()
+        while self._ledger.answered < self._progress.sent and time.monotonic() < heard_at + self._patience_s():
             if self._read(_READ_S):
-                patient_until = time.monotonic() + _PATIENCE_S
+                heard_at = time.monotonic()
         silent_until = time.monotonic() + _SILENCE_S
         while time.monotonic() < silent_until:
             self._read(_READ_S)
@@ -238,15 +258,16 @@ class _Run:
     def _wait_for_rows(self) -> int:
         """Rows in ClickHouse of the results of this run, once the sink has caught up or stopped getting anywhere."""
         scored = self._ledger.account().scored
-        rows, patient_until = -1, time.monotonic() + _PATIENCE_S
-        while time.monotonic() < patient_until and not self._services.supervisor.stop_requested:
-            before, rows = rows, self._count_rows()
-            if rows >= scored:
-                break
-            if rows > before:
-                patient_until = time.monotonic() + _PATIENCE_S
+        rows, grown_at = self._count_rows(), time.monotonic()
+        while rows < scored and time.monotonic() < grown_at + self._patience_s():
             time.sleep(_POLL_S)
+            before, rows = rows, self._count_rows()
+            if rows > before:
+                grown_at = time.monotonic()
         return rows
+
+    def _patience_s(self) -> float:
+        return _HURRIED_S if self._services.supervisor.stop_requested else _PATIENCE_S
 
     def _count_rows(self) -> int:
         """Plain rows, so that a doubled one counts twice, from where the output topic ended when the run began."""
@@ -274,9 +295,14 @@ def _in_directory(settings: Settings, data: Path) -> Settings:
     return msgspec.structs.replace(settings, data=data)
 
 
-def _title(summary: dict[str, Any]) -> str:
-    exact = not summary["missing"] and not summary["duplicates"]
-    return "Every event answered exactly once" if exact else "NOT EXACT: see missing and duplicates"
+def _is_exact(summary: dict[str, Any]) -> bool:
+    return not summary["missing"] and not summary["duplicates"] and summary["rows_in_clickhouse"] == summary["scored"]
+
+
+def _title(outcome: Outcome) -> str:
+    if not outcome.exact:
+        return "NOT EXACT: see missing, duplicates, and rows against scored"
+    return "Stopped: every event until then answered exactly once" if outcome.stopped else _EXACT
 
 
 def _next_steps(options: Options) -> list[tuple[str, str]]:

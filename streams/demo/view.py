@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from processors._demo import Answer, Demo
 
@@ -86,7 +86,7 @@ class View(Protocol):
     def close(self) -> None:
         """Leaves the terminal as it was."""
 
-    def summary(self, title: str, figures: Mapping[str, Any], steps: Iterable[tuple[str, str]]) -> None:
+    def summary(self, title: str, figures: Mapping[str, Any], steps: Sequence[tuple[str, str]]) -> None:
         """The end."""
 
 
@@ -109,7 +109,7 @@ class SilentView:
     def close(self) -> None:
         pass
 
-    def summary(self, title: str, figures: Mapping[str, Any], steps: Iterable[tuple[str, str]]) -> None:
+    def summary(self, title: str, figures: Mapping[str, Any], steps: Sequence[tuple[str, str]]) -> None:
         pass
 
 
@@ -140,13 +140,16 @@ class LineView:
     def close(self) -> None:
         pass
 
-    def summary(self, title: str, figures: Mapping[str, Any], steps: Iterable[tuple[str, str]]) -> None:
+    def summary(self, title: str, figures: Mapping[str, Any], steps: Sequence[tuple[str, str]]) -> None:
         self.say(title)
         for name, value in figures.items():
             self.say(f"  {name:<20} {_formatted(value)}")
+        if not steps:
+            return
         self.say("Next:")
+        width = max(len(command) for command, _ in steps)
         for command, what in steps:
-            self.say(f"  {command:<48} {what}")
+            self.say(f"  {command:<{width}}  {what}")
 
 
 class LiveView:
@@ -172,11 +175,13 @@ class LiveView:
             self._live.stop()
             self._live = None
 
-    def summary(self, title: str, figures: Mapping[str, Any], steps: Iterable[tuple[str, str]]) -> None:
+    def summary(self, title: str, figures: Mapping[str, Any], steps: Sequence[tuple[str, str]]) -> None:
         table = Table.grid(padding=(0, 2))
         for name, value in figures.items():
             table.add_row(Text(name, style="dim"), Text(_formatted(value), style="bold"))
         self._console.print(Panel(table, title=title, title_align="left", expand=False))
+        if not steps:
+            return
         following = Table.grid(padding=(0, 3))
         for command, what in steps:
             following.add_row(Text(command, style="cyan"), what)

@@ -150,6 +150,17 @@ class Broker:
             lock.release()
             raise
 
+    @staticmethod
+    def require_free(data_dir: Path | str) -> None:
+        """Says now what `start` would say: that another process has a broker on this data.
+
+        Raises:
+            LockedError: It has.
+        """
+        folder = Path(data_dir).absolute() / "kafka"
+        if (folder / "lock").exists():
+            DirectoryLock.acquire(folder, "a broker").release()
+
     @property
     def bootstrap(self) -> str:
         """`host:port` for clients."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from streams.errors import HeadraceError
 from streams.local import endpoints
+from streams.local.broker import Broker
+from streams.local.jars import broker_jars
 from streams.local.supervisor import Supervisor, headrace_command
 from streams.monitor import MONITORED
 
@@ -67,15 +69,27 @@ class Services:
     def __exit__(self, *error: object) -> None:
         self.supervisor.stop()
 
+    def fetch(self, say: Callable[[str], None]) -> None:
+        """Fetches what the broker needs, where it is missing: here, where nobody's patience ends meanwhile.
+
+        Raises:
+            JarsError: Something cannot be had or is not what is pinned.
+        """
+        if not self._settings.kafka.bootstrap:
+            broker_jars(progress=say)
+
     def start(self, say: Callable[[str], None]) -> None:
         """Starts everything and waits until it can take events.
 
         Raises:
             HeadraceError: Something did not start; the message has the end of its log.
+            LockedError: Another process has a broker on this data.
+            KeyboardInterrupt: It was asked to stop meanwhile.
         """
         if self._settings.kafka.bootstrap:
             say(f"Kafka at {self._settings.kafka.bootstrap}")
         else:
+            Broker.require_free(self._settings.data)
             self._run("broker", "broker")
             say(f"Kafka broker at {self.supervisor.await_endpoint('kafka')}")
         # The slow starters load their libraries at the same time.
@@ -104,8 +118,7 @@ class Services:
                 return
             if time.monotonic() > deadline:
                 raise ServicesTimeoutError(f"{key} at {url} is not ready after {_READY_TIMEOUT_S:.0f} s")
-            self.supervisor.poll()
-            self.supervisor.check()
+            self.supervisor.look_after()
             time.sleep(_POLL_S)
 
 

@@ -167,13 +167,21 @@ class Supervisor:
         Raises:
             EndpointTimeoutError: It did not come.
             ServiceFailedError: A service failed for good.
+            KeyboardInterrupt: The end was asked for meanwhile.
         """
+        return endpoints.wait_for(self.data_dir, key, timeout_s, self.look_after)
 
-        def look_after() -> None:
-            self.poll()
-            self.check()
+    def look_after(self) -> None:
+        """What whoever waits for a process calls meanwhile.
 
-        return endpoints.wait_for(self.data_dir, key, timeout_s, look_after)
+        Raises:
+            ServiceFailedError: A service failed for good.
+            KeyboardInterrupt: The end was asked for: waiting on has become pointless.
+        """
+        self.poll()
+        self.check()
+        if self.stop_requested:
+            raise KeyboardInterrupt
 
     def request_stop(self) -> None:
         """Makes `run` return; safe in a signal handler."""
