@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import os
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pyarrow as pa
@@ -32,6 +34,18 @@ def _decode(value: bytes) -> Transaction:
 def _write(path: Path, text: str | bytes) -> Path:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
+
+
+def test_the_mapping_of_the_documents_works(tmp_path: Path) -> None:
+    """The CSV and the mapping file that docs/files.md shows make the transaction that they say."""
+    page = (Path(__file__).parents[1] / "docs" / "files.md").read_text()
+    table, mapping = (page.split(f"```{language}\n")[1].split("```")[0] for language in ("csv", "toml"))
+
+    [row] = read(_write(tmp_path / "t.csv", table), _write(tmp_path / "mapping.toml", mapping))
+
+    when = int(datetime(2026, 11, 24, 9, 30, tzinfo=ZoneInfo("Europe/Berlin")).timestamp() * 1000)
+    expected = Transaction("a1", "4000001", "books", 12.5, when, currency="EUR", age=36)
+    assert (b"4000001", expected, False) == (row.key, _decode(row.value), row.label)
 
 
 def test_json_lines_pass_untouched(tmp_path: Path) -> None:
