@@ -56,6 +56,24 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
         assert f"headrace {path}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["demo", "up"])
+def test_an_unknown_domain_starts_nothing(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the domains that there are, at once."""
+    assert 1 == run([name, "fruad"])
+    assert capsys.readouterr().err.startswith("error: no domain 'fruad'; there are fraud")
+
+
+def test_a_file_that_does_not_fit_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo looks at its file before it starts the services."""
+    file = tmp_path / "t.csv"
+    file.write_text("a,b\n1,2\n")
+
+    assert 1 == run(["demo", "--input", str(file)])
+    said = capsys.readouterr()
+    assert "" == said.out
+    assert "t.csv has no column" in said.err
+
+
 @pytest.mark.parametrize("name", built())
 def test_help_is_wrapped_by_the_terminal(name: str) -> None:
     """No paragraph of a help has line breaks of its own, which would tear it on a narrow terminal."""

@@ -94,6 +94,19 @@ def test_restarts_are_bounded(tmp_path: Path) -> None:
     assert (state.status, state.restarts, state.exit_code, state.pid) == ("failed", 3, 3, None)
 
 
+def test_the_end_of_a_log_is_of_this_run(tmp_path: Path) -> None:
+    """What earlier runs said is left out of the error, and what was said at each restart is said once."""
+    log = tmp_path / "logs" / "broken.log"
+    log.parent.mkdir()
+    log.write_text("an old error\n")
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start("broken", [sys.executable, "-c", "print('no model here'); exit(3)"], policy=_FAST)
+        with pytest.raises(ServiceFailedError) as failed:
+            supervisor.run()
+
+    assert ["  no model here"] == str(failed.value).splitlines()[1:]
+
+
 def test_a_finished_child_is_left_alone(tmp_path: Path) -> None:
     """Exit code 0 means done: no restart, no failure."""
     with Supervisor(tmp_path) as supervisor:

@@ -45,11 +45,13 @@ def demo(
     import orjson
     from rich.console import Console
 
+    from streams.cli._domain import input_topic
     from streams.cli._output import write_line
     from streams.demo.run import Options, load_demo, run_demo
     from streams.demo.view import make_view
     from streams.observe import logs
 
+    input_topic(domain)  # there is such a domain
     settings = settings_of(context)
     logs.configure(settings.log, process="demo")
     logging.getLogger().setLevel(logging.WARNING)

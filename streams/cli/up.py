@@ -24,8 +24,10 @@ def up(
 
     Example: `headrace up --workers 2`
     """
+    from streams.cli._domain import input_topic
     from streams.local.services import Services
 
+    input_topic(domain)  # there is such a domain
     settings = settings_of(context)
     given = context.find_root().obj
     own = given if isinstance(given, Context) else Context()

@@ -102,6 +102,10 @@ def run_demo(
         KeyboardInterrupt: It was asked to stop before there was anything to sum up.
     """
     demo = load_demo(options.domain)
+    if options.input is not None:  # a file that does not fit says so before anything is started
+        next(demo.from_file(options.input, options.preset, options.mapping), None)
+    kafka = msgspec.structs.replace(settings.kafka, partitions=max(settings.kafka.partitions, options.workers))
+    settings = msgspec.structs.replace(settings, kafka=kafka)
     with ExitStack() as stack:
         if not options.keep:
             scratch = stack.enter_context(TemporaryDirectory(prefix="headrace-", ignore_cleanup_errors=True))

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from streams.errors import HeadraceError
@@ -76,6 +77,8 @@ class _Service:
     recent_restarts: int = 0
     recent_kills: int = 0
     exit_code: int | None = None
+    log_began: int = 0
+    """Where its log ended before: what earlier runs said is no news of this one."""
 
 
 @dataclass(slots=True)
@@ -106,7 +109,9 @@ class Supervisor:
         """
         if name in self._services:
             raise ValueError(f"a service {name!r} is already supervised")
-        service = _Service(name, argv, self.data_dir / "logs" / f"{name}.log", env, policy)
+        log = self.data_dir / "logs" / f"{name}.log"
+        began = log.stat().st_size if log.exists() else 0
+        service = _Service(name, argv, log, env, policy, log_began=began)
         self._services[name] = service
         self._launch(service)
 
@@ -144,7 +149,7 @@ class Supervisor:
             if service.status == "failed":
                 raise ServiceFailedError(
                     f"{service.name} ended with exit code {service.exit_code} after {service.restarts} restarts. "
-                    f"The end of {service.log}:\n{log_tail(service.log)}"
+                    f"The end of {service.log}:\n{log_tail(service.log, since=service.log_began)}"
                 )
 
     def states(self) -> list[State]:
@@ -263,8 +268,10 @@ def headrace_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "streams", *arguments]
 
 
-def log_tail(log: Path, lines: int = _TAIL_LINES) -> str:
-    """The last lines of a log file, indented; empty where there is none."""
+def log_tail(log: Path, lines: int = _TAIL_LINES, since: int = 0) -> str:
+    """The last lines of a log file behind a place, indented, repeated ones once; empty where there is none."""
     if not log.exists():
         return ""
-    return "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-lines:])
+    content = log.read_bytes()
+    said = content[since if since <= len(content) else 0 :].decode(errors="replace").splitlines()
+    return "\n".join(f"  {line}" for line, _ in list(groupby(said))[-lines:])
