@@ -11,6 +11,8 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 from store_process import readings
 from stores import TOKEN, Input, StoreProcess, value, wait_until
 
@@ -304,9 +306,6 @@ def test_a_second_owner_of_the_engine_is_told_where_to_ask(tmp_path: Path, kafka
 
 def test_what_kafka_deleted_before_it_was_stored_stops_the_sink(tmp_path: Path, kafka: str, source: Input) -> None:
     """The sink names the lost range and the setting; with that setting it goes on behind the hole."""
-    from confluent_kafka import TopicPartition
-    from confluent_kafka.admin import AdminClient
-
     source.commit(range(10), partition=0)
     with StoreProcess(tmp_path, kafka, source.topic) as store:
         wait_until(lambda: caught_up(store.url, {(source.topic, 0): 11}))
@@ -321,7 +320,7 @@ def test_what_kafka_deleted_before_it_was_stored_stops_the_sink(tmp_path: Path, 
         wait_until(lambda: caught_up(store.url, {(source.topic, 0): 32}))
 
         assert 1 == code
-        assert "Offsets 10 to 19" in said
+        assert "Offsets 11 to 19" in said
         assert "store.on_lost_offsets" in said
         assert [21, 21, 21] == counts(store)
 
@@ -363,3 +362,48 @@ def test_long_questions_do_not_keep_the_sink_waiting(tmp_path: Path, kafka: str,
         assert all(thread.is_alive() for thread in asking)
         for thread in asking:
             thread.join()
+
+
+def forget_all(kafka: str, topic: str) -> None:
+    """Deletes everything of a topic, as retention does where nothing comes for long."""
+    admin = AdminClient({"bootstrap.servers": kafka})
+    everything = [TopicPartition(topic, partition, -1) for partition in range(3)]
+    for done in admin.delete_records(everything).values():
+        done.result()
+
+
+def test_markers_that_kafka_deletes_are_no_loss(tmp_path: Path, kafka: str, source: Input) -> None:
+    """Behind the last row lie markers and aborted messages only: where retention takes them, the store goes on."""
+    source.commit(range(90))
+    source.abort(range(1000, 1030))
+    ends = {(source.topic, partition): 42 for partition in range(3)}
+    with StoreProcess(tmp_path, kafka, source.topic) as store:
+        wait_until(lambda: caught_up(store.url, ends))
+        assert 0 == store.stop()
+    forget_all(kafka, source.topic)
+    with StoreProcess(tmp_path, kafka, source.topic) as store:
+        source.commit(range(90, 120))
+        wait_until(lambda: counts(store)[0] == 120, what="the rows behind the markers")
+
+        assert [120, 120, 120] == counts(store)
+    source.commit(range(120, 150))
+    forget_all(kafka, source.topic)
+    with StoreProcess(tmp_path, kafka, source.topic) as store:
+        assert 1 == store.process.wait(60)
+
+    assert "deleted from Kafka before they were stored" in store.log.read_text()
+
+
+def test_a_dropped_table_is_made_anew_from_what_kafka_holds(tmp_path: Path, kafka: str, source: Input) -> None:
+    """What the store was told of ends and batches does not outlive the rows that it is about."""
+    source.commit(range(90))
+    ends = {(source.topic, partition): 31 for partition in range(3)}
+    with StoreProcess(tmp_path, kafka, source.topic, store=ADMIN) as store:
+        wait_until(lambda: caught_up(store.url, ends))
+        assert 0 == store.stop()
+    with StoreProcess(tmp_path, kafka, source.topic, store=ADMIN) as store:
+        wait_until(lambda: caught_up(store.url, ends))
+        store.ask("DROP TABLE readings SYNC")
+        store.kill()
+    with StoreProcess(tmp_path, kafka, source.topic) as store:
+        wait_until(lambda: counts(store)[0] == 90, what="the rows once more")

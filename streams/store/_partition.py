@@ -29,6 +29,10 @@ class Partition(msgspec.Struct):
     waiting_bytes: int = 0
     since: float = 0.0
     """When the oldest waiting record came."""
+    end: int = 0
+    """Where the partition was last seen to end, behind markers, since when, and which end the store was told."""
+    end_since: float = 0.0
+    end_told: int = 0
     rows: int = 0
     """Stored since this process began."""
     rejects: int = 0
@@ -64,6 +68,14 @@ class Partition(msgspec.Struct):
         if not self.waiting:
             return False
         return len(self.waiting) >= rows or self.waiting_bytes >= size or now - self.since >= age_s
+
+    def rests(self, end: int, now: float, for_s: float) -> bool:
+        """Whether everything before this end is stored, has been for so long, and the store was not told yet."""
+        if not self.flowing or self.waiting or end <= max(self.stored_next, self.end_told):
+            return False
+        if end != self.end:
+            self.end, self.end_since = end, now
+        return now - self.end_since >= for_s
 
     def stored(self, rows: int, rejects: int) -> None:
         """All that waited is in the tables."""

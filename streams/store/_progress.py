@@ -6,6 +6,9 @@ A batch that takes more than one insert (a month ends in it, or some of its mess
 Whoever resumes inside an announced batch reads it again from its start and leaves out what is there already, so that
 a kill between the two inserts loses and doubles nothing.
 
+Behind the last row of a partition lie markers of transactions and messages that were aborted, which no row shows. Where
+nothing more comes, Kafka deletes them some day; so that this is no loss, the end is announced as an empty batch there.
+
 Two sinks on one partition (one was stopped, lost its partitions and woke up): each claims the partition with a greater
 epoch when it gets it, and every insert carries the condition that its own claim is still the greatest, which the
 server itself looks at when the insert begins. An insert that had begun before a claim is waited for before the tables
@@ -89,9 +92,12 @@ class Progress:
         """Where to go on, from what is stored."""
         stored = [self.stored_until(name, topic, partition) for name in (table, REJECTS.name)]
         last = max((offset for offset in stored if offset is not None), default=None)
+        if last is None:
+            # Whatever was announced: nothing of it is there, or no longer.
+            return Resume(None)
         announced = self._announced(table, topic, partition)
-        if announced is None or (last is not None and last > announced[1]):
-            return Resume(None if last is None else last + 1)
+        if announced is None or last > announced[1]:
+            return Resume(last + 1)
         first = announced[0]
         return Resume(first, self._offsets_from(first, table, topic, partition))
 
@@ -111,6 +117,10 @@ class Progress:
             " SELECT {target:String}, {topic:String}, {partition:UInt32}, {first:UInt64}, {last:UInt64}",
             {"target": table, "topic": topic, "partition": partition, "first": first, "last": last},
         )
+
+    def announce_end(self, table: str, topic: str, partition: int, end: int) -> None:
+        """Says that every message before this offset is stored."""
+        self.announce(table, topic, partition, end, end - 1)
 
     def owns(self, claim: Claim) -> bool:
         """Whether nobody claimed the partition since."""

@@ -48,6 +48,8 @@ _MOST_BYTES = 32_000_000
 _PAUSE = 0.8
 # After a pause, or a lost claim, Kafka gets this long to tell this member that its partitions went elsewhere.
 _HESITATE_S = 2.0
+# A partition that rests for so long has its end told to the store, once.
+_REST_S = 30.0
 # How old the lag that is shown may be.
 _ENDS_S = 0.2
 _BACKOFF_S, _BACKOFF_MOST_S = 0.2, 15.0
@@ -101,6 +103,7 @@ class Sink:
         while not stop.is_set():
             self.step()
         self._store_due(self._clock(), everything=True)
+        self._tell_ends(self._clock(), 0.0)
 
     def step(self) -> None:
         """One round: notice changes, find out where to go on, read, store what is due."""
@@ -115,6 +118,7 @@ class Sink:
         if self._generation == self._reader.generation:
             self._sort(records)
             self._store_due(self._clock())
+            self._tell_ends(self._clock(), _REST_S)
             self._look_at_ends(self._clock())
 
     @property
@@ -263,6 +267,19 @@ class Sink:
             self._metrics.observe_unreadable(rejects)
         partition.stored(len(partition.waiting) - rejects, rejects)
         self._succeed()
+
+    def _tell_ends(self, now: float, rest_s: float) -> None:
+        """Tells the store of the markers behind the last row, so that nothing seems lost where Kafka deletes them."""
+        for partition in list(self._partitions.values()):
+            place, table = partition.place, partition.destination.table.name
+            end = self._reader.ends.get(place, 0)
+            if partition.rests(end, now, rest_s):
+                try:
+                    self._progress.announce_end(table, *place, end)
+                except (WorldError, OSError) as error:
+                    self._fail(error)
+                    return
+                partition.end_told = end
 
     def _insert(self, piece: Piece, partition: Partition) -> None:
         began = time.perf_counter()
