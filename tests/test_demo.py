@@ -8,12 +8,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from processes import gone
+from rich.console import Console
 
 from processors.fraud.demo import simulate
+from streams.demo.run import load_demo
+from streams.demo.view import LiveView, Progress
 from streams.local import endpoints
 from streams.local.supervisor import headrace_command
 
@@ -42,6 +46,21 @@ def headrace(*arguments: str, env: Mapping[str, str] | None = None) -> subproces
         env={**os.environ, **(env or {})},
         check=False,
     )
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_no_number_is_cut_off(width: int) -> None:
+    """However narrow the terminal, the figures of a run are whole."""
+    console = Console(width=width, file=StringIO(), force_terminal=True, color_system=None)
+    progress = Progress(9_876_543)
+    progress.sent, progress.answered, progress.dead_letters = 1_234_567, 1_111_111, 22_222
+    progress.tick(1.0)
+
+    console.print(LiveView(load_demo("fraud"), console).drawn(progress))
+
+    assert isinstance(console.file, StringIO)
+    shown = console.file.getvalue()
+    assert ["1,234,567", "1,111,111", "22,222"] == [n for n in ("1,234,567", "1,111,111", "22,222") if n in shown]
 
 
 @pytest.mark.slow

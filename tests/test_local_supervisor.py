@@ -213,9 +213,9 @@ def _owner(data: Path) -> tuple[subprocess.Popen[str], list[int]]:
     return process, pids
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_all_in_order(tmp_path: Path, number: signal.Signals) -> None:
-    """SIGTERM or Ctrl-C at the owner: every child ends in its own way, then the owner."""
+    """SIGTERM, Ctrl-C or a closed terminal at the owner: every child ends in its own way, then the owner."""
     process, pids = _owner(tmp_path)
     process.send_signal(number)
     output, _ = process.communicate(timeout=20)

@@ -25,6 +25,7 @@ __all__ = ["Progress", "View", "make_view"]
 _WINDOW_S = 5.0
 _SHOWN_ANSWERS = 8
 _LINE_EVERY_S = 1.0
+_GAP = 3
 
 
 class Progress:
@@ -190,10 +191,7 @@ class LiveView:
 
     def drawn(self, progress: Progress) -> Group:
         """The picture of a moment."""
-        numbers = Table.grid(padding=(0, 3))
-        shown = _numbers(progress)
-        numbers.add_row(*(Text(name, style="dim") for name in shown))
-        numbers.add_row(*(Text(value, style="bold") for value in shown.values()))
+        numbers = self._figures(_numbers(progress))
         total = progress.total or max(1, progress.sent)
         bar = Padding(ProgressBar(total=total, completed=min(total, progress.answered + progress.dead_letters)))
         table = Table(expand=True, box=None)
@@ -204,6 +202,18 @@ class LiveView:
         for answer in progress.flagged:
             table.add_row(*answer.row)
         return Group(numbers, bar, Text(f"Last {self._demo.flagged}:", style="bold"), table)
+
+    def _figures(self, shown: dict[str, str]) -> Table | Text:
+        """A row under a row, or words that wrap where the terminal is too narrow: a number cut off is none."""
+        needed = sum(max(len(name), len(value)) + _GAP for name, value in shown.items()) - _GAP
+        if needed > self._console.width:
+            return Text(" · ").join(
+                Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in shown.items()
+            )
+        numbers = Table.grid(padding=(0, _GAP))
+        numbers.add_row(*(Text(name, style="dim") for name in shown))
+        numbers.add_row(*(Text(value, style="bold") for value in shown.values()))
+        return numbers
 
 
 def _numbers(progress: Progress) -> dict[str, str]:

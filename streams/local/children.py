@@ -28,6 +28,7 @@ class Child:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
+        self._asked_to_end = False
 
     @property
     def pid(self) -> int:
@@ -47,8 +48,9 @@ class Child:
         return True
 
     def terminate(self) -> None:
-        """Asks it to end (SIGTERM)."""
-        if self.exit_code() is None:
+        """Asks it to end (SIGTERM), once: many a program takes a second one for impatience."""
+        if self.exit_code() is None and not self._asked_to_end:
+            self._asked_to_end = True
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
 

@@ -199,8 +199,10 @@ class Supervisor:
 
     @contextlib.contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT ask for the end while this is open; a second one falls back to what they did before."""
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        """SIGTERM, SIGINT and a closed terminal ask for the end; a second one falls back to what they did before."""
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: meant to outlive the terminal
+            numbers.append(signal.SIGHUP)
         before = {number: signal.getsignal(number) for number in numbers}
 
         def on_signal(_number: int, _frame: object) -> None:
