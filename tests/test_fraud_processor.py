@@ -427,3 +427,18 @@ def test_a_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     """A file with another number of inputs is an error that names both numbers."""
     with pytest.raises(ContractError, match=str(len(FEATURE_NAMES))):
         Session.open(onnx_models.perceptron(tmp_path / "m.onnx"), expects=processor().contract)
+
+
+def test_no_neighbour_changes_a_byte_of_a_score() -> None:
+    """A score is written the same whether it was computed alone or among others, known and unknown values mixed."""
+    events = [record(n, at=NOW + n * 1000, amount=10.0 * n + 1, category=None if n % 3 else "travel") for n in range(9)]
+    together, alone = processor(), processor()
+    prepared = together.prepare(events)
+    joint = together.interpret(prepared, outputs(prepared, 0.25), NOW)
+
+    single = []
+    for event in events:
+        prepared = alone.prepare([event])
+        single += alone.interpret(prepared, outputs(prepared, 0.25), NOW)
+
+    assert [answer.value for answer in joint] == [answer.value for answer in single]
