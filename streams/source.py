@@ -8,6 +8,8 @@ Rules that everything here serves:
 - All that a poll returned together with a rebalance is dropped: every partition of the new assignment is paused and
   will be read from its committed offset, so nothing is lost, and nothing of an old assignment slips into the new.
 - Positions are never derived from records seen: transactional topics have holes where their markers are.
+- Behind the last record of a transactional topic lie markers. They count as processed (`reach_ends`), or Kafka would
+  seem to have lost something when it deletes them where nothing more comes.
 - Where nothing was committed the group begins somewhere, once: that position is committed before anything is read.
 """
 
@@ -34,6 +36,8 @@ _CONSUMER_DEFAULTS: dict[str, Any] = {
     "enable.auto.offset.store": False,
     "isolation.level": "read_committed",
     "auto.offset.reset": "error",
+    # Tells where a partition ends behind transaction markers, which no record shows.
+    "enable.partition.eof": True,
     "check.crcs": True,
     "fetch.max.bytes": 52_428_800,
     "max.partition.fetch.bytes": 16_000_000,
@@ -112,6 +116,8 @@ class Source:
         self._paused: set[int] = set()
         # Partitions at a position that is not the committed one, since there is none or Kafka no longer has it.
         self._beginners: set[int] = set()
+        # Where reading came to the end of a partition.
+        self._ends: dict[int, int] = {}
         self._rebalanced = False
         self._outage_at = float("-inf")
         membership = {"group.instance.id": instance} if instance else {}
@@ -156,6 +162,17 @@ class Source:
         reached = self._next
         for record in records:
             reached[record.partition] = record.offset + 1
+
+    def reach_ends(self) -> set[int]:
+        """Marks what lies behind the last records as processed; call it where all that was polled has been.
+
+        Returns:
+            The partitions of which the next commit covers more by that.
+        """
+        reached = {p: end for p, end in self._ends.items() if end > self._next.get(p, end)}
+        self._ends.clear()
+        self._next.update(reached)
+        return set(reached)
 
     def offsets(self) -> dict[int, int]:
         """Next offset to read per assigned partition, as far as processed."""
@@ -223,6 +240,7 @@ class Source:
         if not self._next:
             return {}
         self.pause(self._next)
+        self._ends.clear()
         self._next = self._committed(self._next)
         deadline = time.monotonic() + _METADATA_TIMEOUT_S
         for partition, offset in self._next.items():
@@ -297,6 +315,7 @@ class Source:
 
     def _forget(self, consumer: Any) -> None:
         self._next.clear()
+        self._ends.clear()
         self._paused.clear()
         consumer.unassign()
 
@@ -347,9 +366,12 @@ class Source:
 
     def _raise_if_serious(self, message: Any) -> bool:
         error: KafkaError = message.error()
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._ends[message.partition()] = message.offset()
+            return False
         # An offset that left the topic while the partition was paused or lagging is found out on the way back too: what
         # was read before it may still wait to be processed, so it cannot be put right here.
-        if error.code() in (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN) or error.retriable():
+        if error.code() == KafkaError._ALL_BROKERS_DOWN or error.retriable():
             return False
         raise self._translate(error, message.partition())
 

@@ -42,6 +42,8 @@ _IDLE_S = 0.1
 _MAX_FAILURES = 20
 _TABLES_TIMEOUT_S = 120.0
 _RESTORE_NEWS_S = 2.0
+# Ends of partitions that a commit of events did not cover have one of their own, this often at most.
+_ENDS_S = 30.0
 
 
 class Worker:
@@ -86,6 +88,7 @@ class Worker:
         # let the poll that runs the callback return, and drop, its first records.
         self._startable: set[int] = set()
         self._restore_shown_at = 0.0
+        self._ends_due_at = 0.0
         self._stopping = False
         self._make_source: Callable[[], Source] = lambda: Source(
             kafka,
@@ -111,6 +114,7 @@ class Worker:
             while not self._stopping:
                 self._attempt(self._step if self._broken is None else self._recover)
             if self._broken is None:
+                self._reach_ends()
                 self._attempt(self._commit)
         finally:
             self._close()
@@ -139,6 +143,9 @@ class Worker:
             now = time.monotonic()
             if self._commit_due(now):
                 self._commit()
+        if now >= self._ends_due_at and self._transaction_began is None:
+            self._ends_due_at = now + _ENDS_S
+            self._reach_ends()
         if self._commit_due(now):
             self._commit()
 
@@ -174,6 +181,15 @@ class Worker:
         self._metrics.observe_batch(len(records), rejects)
         self._metrics.observe_latency(now_ms / 1000 - np.array([r.timestamp_ms for r in records]) / 1000)
 
+    def _reach_ends(self) -> None:
+        """Has the transaction cover the ends of partitions too, if all that was read is processed."""
+        if len(self._batcher):
+            return
+        reached = self._source.reach_ends()
+        self._in_flight.update(reached)
+        if reached and self._transaction_began is None:
+            self._transaction_began = time.monotonic()
+
     def _message(self, answer: Message | Reject, now_ms: int) -> Message:
         if isinstance(answer, Reject):
             return to_message(answer, self._dead_letters, now_ms, self._dead_letter_bytes)
@@ -192,6 +208,7 @@ class Worker:
         if self._transaction_began is None:
             return
         started = time.perf_counter()
+        self._reach_ends()
         self._emitter.send(self._processor.drain())
         self._emitter.settle()
         self._emitter.send(self._state_changes())
@@ -268,13 +285,14 @@ class Worker:
 
     def on_revoke(self) -> None:
         """Finishes the work in flight, so that the next owner reads on from here; aborts where that fails."""
-        self._batcher.clear()
         self._startable.clear()
         try:
             self._commit()
         except WorldError as error:
             log.warning("work in flight given up at a rebalance: %s", error)
             self._discard(error)
+        # Only now: what waits here was read, but is not part of that commit.
+        self._batcher.clear()
         if self._restorer is not None:
             self._restorer.cancel(list(self._restorer.progress))
 

@@ -237,3 +237,47 @@ def test_a_queue_that_is_full_by_bytes_is_waited_for(kafka: str, topic_name: Nam
     emitter.close()
 
     assert 20 == len(Follower(kafka, topic).read_until(20, 20))
+
+
+def test_markers_that_kafka_deletes_are_no_loss(stage: dict[str, str]) -> None:
+    """Behind the last event of a transactional producer lies a marker: where retention takes both, a worker goes on."""
+    config = {"bootstrap.servers": stage["bootstrap"]}
+    producer = Producer({**config, "transactional.id": stage["topic"], "partitioner": "murmur2_random"})
+    producer.init_transactions(10)
+    out = Follower(stage["bootstrap"], stage["output"])
+    admin = AdminClient(config)
+    for first in (0, 400):
+        producer.begin_transaction()
+        for key, value in events(first, first + 400):
+            producer.produce(stage["topic"], value, key)
+        producer.commit_transaction(10)
+        with running(make_worker(**stage, slot="0")):
+            records = out.read_until(first + 400, 30)
+        for done in admin.delete_records([TopicPartition(stage["topic"], p, -1) for p in range(4)]).values():
+            done.result()
+
+    assert EXACT == check_counting(records, 800)
+
+
+def test_events_that_wait_at_a_rebalance_are_not_passed_over(stage: dict[str, str]) -> None:
+    """What was read to the end of a partition, but waits for its micro-batch, is not covered by the last commit."""
+    out = Follower(stage["bootstrap"], stage["output"])
+    patient = {"static": False, "max_wait_ms": 1500.0, "commit_interval_ms": 20_000.0}
+
+    first = make_worker(**stage, slot="0", **patient)
+    with running(first):
+        while not first.ready:
+            time.sleep(0.05)
+        send(stage["bootstrap"], stage["topic"], events(0, 200))
+        while first._transaction_began is None:
+            time.sleep(0.05)
+        send(stage["bootstrap"], stage["topic"], events(200, 400))
+        time.sleep(0.3)
+        waiting = len(first._batcher)
+        with running(make_worker(**stage, slot="1", static=False)):
+            time.sleep(5)
+    with running(make_worker(**stage, slot="2", static=False)):
+        records = out.read_until(400, 30)
+
+    assert 200 == waiting
+    assert EXACT == check_counting(records, 400)
