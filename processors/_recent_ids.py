@@ -1,7 +1,7 @@
 """Event ids seen lately, per source partition, so that an event sent twice is answered once.
 
 An event is a duplicate when its id was accepted earlier in its partition, is among the last `max_ids` accepted there,
-and was accepted no longer ago than the window by the partition's clock. The clock is the greatest Kafka timestamp of
+and was accepted no longer ago than the window, both by the partition's clock. The clock is the greatest Kafka timestamp of
 the accepted records and the one in question, so it never runs backwards. All of this is a function of the sequence of
 records alone. A duplicate is not accepted again, so it does not make the window longer.
 
@@ -11,7 +11,7 @@ Changelog: accepted ids lie in blocks of 256 source offsets,
                                                 lengths of the ids in bytes (uint16), the ids in UTF-8
     b"c"                                      -> the partition's clock (ms, int64)
 
-little-endian; a block ends when none of its ids can matter any more.
+little-endian; timestamps are what the clock was. A block ends when none of its ids can matter any more.
 """
 
 from __future__ import annotations
@@ -136,12 +136,15 @@ class _Accepted:
         return duplicates
 
     def extend(self, ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int]) -> None:
-        self.clock = max(self.clock, max(timestamps, default=NEVER))
+        # When it is by the partition's clock, not by the record's: after one record from the future the ids behind it
+        # would be as old as the gap, and never found again.
+        clocks = list(accumulate(timestamps, max, initial=self.clock))
+        self.clock = clocks[-1]
         start = self._gone + len(self.ids)
         self._latest.update(zip(ids, range(start, start + len(ids)), strict=True))
         self.ids += ids
         self.offsets += offsets
-        self.timestamps += timestamps
+        self.timestamps += clocks[1:]
 
     def retract(self, ids: Sequence[str]) -> None:
         """An empty id, which no event has, takes the place of each."""
