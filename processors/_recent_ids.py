@@ -1,9 +1,9 @@
 """Event ids seen lately, per source partition, so that an event sent twice is answered once.
 
 An event is a duplicate when its id was accepted earlier in its partition, is among the last `max_ids` accepted there,
-and was accepted no longer ago than the window, both by the partition's clock. The clock is the greatest Kafka timestamp of
-the accepted records and the one in question, so it never runs backwards. All of this is a function of the sequence of
-records alone. A duplicate is not accepted again, so it does not make the window longer.
+and was accepted no longer ago than the window, both by the partition's clock. The clock is the greatest Kafka timestamp
+of the accepted records and the one in question, so it never runs backwards. All of this is a function of the sequence
+of records alone. A duplicate is not accepted again, so it does not make the window longer.
 
 Changelog: accepted ids lie in blocks of 256 source offsets,
 

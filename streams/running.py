@@ -7,10 +7,14 @@ import logging
 import signal
 from typing import TYPE_CHECKING, Any
 
+from processors import DomainError
+from processors._contract import ModelError
+from processors._tokens import TokenKeyError
 from schemas.dead_letter import topic_name as dead_letter_topic
 from schemas.topics import domains
 from streams.emitter import AtLeastOnceEmitter, TransactionalEmitter
-from streams.loading import open_domain
+from streams.errors import SetupError
+from streams.loading import Opened, open_domain
 from streams.local import endpoints
 from streams.local.connection import kafka_config
 from streams.local.topics import TopicsError, TopicSpec, ensure_topics, message_limit
@@ -37,7 +41,13 @@ def group_of(settings: Settings, domain: str) -> str:
 
 def changelog_of(settings: Settings, domain: str) -> str:
     """The changelog topic of a domain's keyed state."""
-    return f"{group_of(settings, domain)}-changelog"
+    return f"{_identity(settings, domain)}-changelog"
+
+
+def _identity(settings: Settings, domain: str) -> str:
+    """What a domain's state and workers are named by: domains may share a group, but neither of these."""
+    group = group_of(settings, domain)
+    return group if "{domain}" in settings.worker.group else f"{group}-{domain}"
 
 
 def ensure_domain_topics(settings: Settings, domain: str, kafka: Mapping[str, Any]) -> None:
@@ -83,22 +93,22 @@ def run_worker(settings: Settings, domain: str, slot: str, workers: int = 1) -> 
         HeadraceError: It cannot start, or must not go on; the message says what to do.
     """
     kafka = kafka_config(settings)
-    opened = open_domain(settings, domain, workers=workers)
+    opened = _opened(settings, domain, workers)
     ensure_domain_topics(settings, domain, kafka)
     metrics = WorkerMetrics()
     metrics.observe_model(opened.manifest.reference, opened.session.providers, opened.session.slice)
-    group = group_of(settings, domain)
+    identity = f"{_identity(settings, domain)}-{slot}"
     worker = Worker(
         opened.processor,
         opened.session,
         settings.worker,
         kafka=kafka,
-        group=group,
-        instance=f"{group}-{slot}" if settings.worker.static_membership else None,
+        group=group_of(settings, domain),
+        instance=identity if settings.worker.static_membership else None,
         changelog=changelog_of(settings, domain),
         dead_letters=dead_letter_topic(domain),
         dead_letter_bytes=message_limit(kafka, dead_letter_topic(domain)),
-        make_emitter=lambda source: _make_emitter(settings, kafka, f"{group}-{slot}", source),
+        make_emitter=lambda source: _make_emitter(settings, kafka, identity, source),
         metrics=metrics,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -111,6 +121,13 @@ def run_worker(settings: Settings, domain: str, slot: str, workers: int = 1) -> 
             worker.run()
         finally:
             endpoints.withdraw(settings.data, key)
+
+
+def _opened(settings: Settings, domain: str, workers: int) -> Opened:
+    try:
+        return open_domain(settings, domain, workers=workers)
+    except (DomainError, ModelError, TokenKeyError) as error:
+        raise SetupError(str(error)) from error
 
 
 def _calm_garbage_collection() -> None:

@@ -26,6 +26,8 @@ from schemas.envelope import Message
 from streams.emitter import TransactionalEmitter
 from streams.errors import AbortError, StopError
 from streams.local.topics import TopicSpec, ensure_topics
+from streams.running import changelog_of
+from streams.settings import Settings, WorkerSettings
 from streams.worker import Worker
 
 Names = Callable[..., str]
@@ -281,3 +283,11 @@ def test_events_that_wait_at_a_rebalance_are_not_passed_over(stage: dict[str, st
 
     assert 200 == waiting
     assert EXACT == check_counting(records, 400)
+
+
+def test_domains_in_one_group_share_no_changelog() -> None:
+    """A group that is named without its domain takes several; the state of one must not become another's."""
+    one_group = Settings(worker=WorkerSettings(group="ours"))
+
+    assert "ours-fraud-changelog" == changelog_of(one_group, "fraud")
+    assert "headrace-fraud-changelog" == changelog_of(Settings(), "fraud")
