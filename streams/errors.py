@@ -5,6 +5,7 @@ HeadraceError
 │   ├── AbortError         the transaction is void, the producer is fine
 │   ├── UnknownOutcomeError       the outcome is not known or the producer is spent: a new producer, offsets read again
 │   └── ConsumerSpentError        the consumer is spent: a new one, which joins the group afresh
+├── SetupError             what was configured cannot work: leave, and do not start again until somebody mends it
 └── StopError              going on would be wrong: leave, saying why
 """
 
@@ -29,6 +30,10 @@ class UnknownOutcomeError(WorldError):
 
 class ConsumerSpentError(WorldError):
     """librdkafka declared the consumer dead; a new one joins the group and reads the committed offsets."""
+
+
+class SetupError(HeadraceError):
+    """The domain, its options or its model cannot be used; a supervisor need not try again."""
 
 
 class StopError(HeadraceError):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+from processors._models import Registry
 from streams.cli import _commands, _install
 from streams.cli._app import run
 from streams.cli._commands import COMMANDS, Place
@@ -259,6 +260,16 @@ def test_config_elsewhere_than_on_a_terminal_is_columns(capsys: pytest.CaptureFi
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert {3} == {len(line) for line in lines}
     assert ["worker.max_size", "2048", "default"] in lines
+
+
+def test_config_shows_what_the_model_brings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Thresholds that nobody set are those of the model's manifest, which rule; one that was set is shown as set."""
+    assert 0 == run(["--data", str(tmp_path), "--set", "domains.fraud.decline=0.9", "config", "--json"])
+
+    shown = orjson.loads(capsys.readouterr().out)
+    manifest = Registry(tmp_path).find("fraud").manifest
+    assert {"value": manifest.settings["review"], "origin": "model fraud@1.0.0"} == shown["domains.fraud.review"]
+    assert {"value": 0.9, "origin": "command line"} == shown["domains.fraud.decline"]
 
 
 def test_config_as_toml_comments_out_secrets(

@@ -50,6 +50,18 @@ def _says(log: Path, text: str) -> Callable[[], bool]:
     return lambda: log.exists() and text in log.read_text()
 
 
+def test_wrong_settings_are_not_tried_again(tmp_path: Path) -> None:
+    """A child that ends with exit code 2 has failed at once: another start would find the same mistake."""
+    with Supervisor(tmp_path) as supervisor:
+        wrong = ["--set", "domains.fraud.model=nope", "--set", "kafka.bootstrap=127.0.0.1:9"]
+        supervisor.start("worker", headrace_command(*wrong, "worker", "fraud"))
+        _poll_until(supervisor, lambda: supervisor.states()[0].status == "failed", within_s=30)
+
+        assert (2, 0) == (supervisor.states()[0].exit_code, supervisor.states()[0].restarts)
+        with pytest.raises(ServiceFailedError, match="nope"):
+            supervisor.check()
+
+
 def test_kills_are_not_held_against_a_child(tmp_path: Path) -> None:
     """Kill -9 ten times in a row, more often than it may fail by itself: it is up again each time."""
     with Supervisor(tmp_path) as supervisor:

@@ -22,6 +22,9 @@ __all__ = ["run"]
 
 FINE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
+# By name, since their rooms are slow to import: what fails the same way at every start until somebody mends it.
+_LASTING = {"SettingsError", "SetupError"}
+
 EPILOG = "Start here: `headrace demo` · every setting: `headrace config` · something wrong: `headrace doctor`"
 
 app = typer.Typer(
@@ -79,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
         close_stdout()
     except Exception as error:
         report(error, debug=debug)
-        return WRONG_USE if type(error).__name__ == "SettingsError" else FAILED
+        return WRONG_USE if type(error).__name__ in _LASTING else FAILED
     return FINE
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from processors import model_reference, names
 from streams._settings_redact import STARS
 from streams.cli._context import loaded_of
 from streams.cli._output import print_json
+
+if TYPE_CHECKING:
+    from processors._models import Manifest
+    from streams.settings import Settings
 
 app = typer.Typer(add_completion=False)
 
@@ -30,13 +36,41 @@ def config(
     if as_json and as_toml:
         msg = "--json and --toml exclude each other"
         raise typer.BadParameter(msg)
-    rows = loaded_of(context).effective()
+    loaded = loaded_of(context)
+    rows = with_models(loaded.settings, loaded.effective())
     if as_json:
         print_json({key: {"value": value, "origin": origin} for key, value, origin in rows})
     elif as_toml:
         sys.stdout.write(toml(rows))
     else:
         _table(rows)
+
+
+def with_models(settings: Settings, rows: list[tuple[str, Any, str]]) -> list[tuple[str, Any, str]]:
+    """What nobody set about a domain is what its model's manifest says, and only then the default."""
+    brought = {domain: _manifest_of(settings, domain) for domain in names()}
+    found = []
+    for key, value, origin in rows:
+        section, _, name = key.rpartition(".")
+        manifest = brought.get(section.removeprefix("domains."))
+        if origin == "default or model" and manifest is not None:
+            theirs = name in manifest.settings
+            value, origin = (manifest.settings[name], f"model {manifest.reference}") if theirs else (value, "default")
+        found.append((key, value, origin))
+    return found
+
+
+def _manifest_of(settings: Settings, domain: str) -> Manifest | None:
+    """None where there is no such model: `doctor` and `models` say what is wrong with it."""
+    from processors._contract import ModelError
+    from processors._models import Registry
+
+    cache = Path(settings.model.cache_dir) if settings.model.cache_dir else None
+    try:
+        reference = model_reference(domain, settings.domains.get(domain, {}))
+        return Registry(settings.data, cache).find(reference).manifest
+    except ModelError:
+        return None
 
 
 def toml(rows: list[tuple[str, Any, str]]) -> str:
@@ -48,9 +82,10 @@ def toml(rows: list[tuple[str, Any, str]]) -> str:
         if table != section:
             section = table
             lines += ["", f"[{table}]"]
-        where = "" if origin.startswith("default") else f"  # from {origin}"
+        where = "" if origin.startswith(("default", "model ")) else f"  # from {origin}"
         # A default written down would count as set, against what a model's manifest says.
-        unset = "# " if value is None or value == STARS or origin == "default or model" else ""
+        own = origin.startswith(("default", "model "))
+        unset = "# " if value is None or value == STARS or (own and key.startswith("domains.")) else ""
         lines.append(f"{unset}{name} = {'' if value is None else _toml_value(value)}{where}")
     return "\n".join(lines).lstrip("\n") + "\n"
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.1
 _TAIL_LINES = 25
+# How a headrace command ends whose settings or model are wrong: it would fail the same way again.
+_WRONG_USE = 2
 
 Status = Literal["waiting", "running", "restarting", "finished", "failed", "stopped"]
 
@@ -252,6 +254,8 @@ class Supervisor:
         service.exit_code = exit_code
         if exit_code == 0:
             service.status = "finished"
+        elif exit_code == _WRONG_USE:
+            service.status = "failed"
         elif exit_code < 0:
             self._again(service, service.recent_kills, service.policy.most_killed, now + service.policy.first_s)
             service.recent_kills += 1
