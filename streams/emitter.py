@@ -176,12 +176,22 @@ class TransactionalEmitter:
                 return
 
     def _translate(self, what: str, error: KafkaException) -> WorldError | StopError:
-        found = _translate(what, error)
+        found = _translate(what, self._cause(error))
         if isinstance(found, StopError) and self._open and self._age_s() > self._transaction_timeout_s:
             # Kafka ends a transaction that lasts too long by fencing its producer; no other worker need exist. Should
             # one, it is fenced in turn, in a transaction that is young, and says so.
             return UnknownOutcomeError(f"could not {what}: the transaction had lasted for {self._age_s():.0f} s")
         return found
+
+    def _cause(self, error: KafkaException) -> KafkaException:
+        """Why a producer is spent: most calls only say that it is, a flush says what ended it, such as being fenced."""
+        if error.args[0].code() != KafkaError._FATAL:
+            return error
+        try:
+            self._producer.flush(0)
+        except KafkaException as cause:
+            return cause
+        return error
 
     def _age_s(self) -> float:
         return time.monotonic() - self._began_at

@@ -212,7 +212,7 @@ def test_a_second_worker_under_the_same_identity_ends_the_first(stage: dict[str,
         load = Load(stage["bootstrap"], stage["topic"], 4000, per_second=1000)
         while not load.tick():
             out.read(0.02)
-            if load.sent > 1500 and len(started) == 1:
+            if len(out.records) > 500 and len(started) == 1:
                 started.append(start(stage, 0, tmp_path))
         load.finish()
         records = out.read_until(4000, 60)
