@@ -15,7 +15,7 @@ from faust.transport.drivers import aiokafka as driver
 from streams.monitor import _kafka
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
 
@@ -34,6 +34,33 @@ class _CommittedConsumer(driver.Consumer):
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         return _CommittedThread(self, loop=self.loop, beacon=self.beacon)
+
+    # At the end of a rebalance Faust lets partitions flow, then seeks to the committed offsets, then empties the queues
+    # of its streams: what was handed out in between is lost, because what is read once more behind the seek lies before
+    # the last offset handed out, and is dropped. So nothing is handed out while a rebalance lasts, and reading starts
+    # with a seek of its own, at a moment when no message is under way.
+
+    _seek_due = True
+
+    async def on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
+        self._seek_due = True
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, Any]]:
+        async for partition, message in super().getmany(timeout):
+            if self._is_changelog_tp(partition) or not self._seek_due:
+                yield partition, message
+        if self._seek_due and not self.app.rebalancing:
+            self._seek_due = False
+            await self.perform_seek()
+
+    async def perform_seek(self) -> None:
+        # A partition without a committed offset stays where it is, although its messages were read and not kept.
+        await super().perform_seek()
+        fresh = [tp for tp in self.assignment() if not self._is_changelog_tp(tp) and not self._committed_offset.get(tp)]
+        if fresh:
+            await self.seek_wait(await self.earliest_offsets(*fresh))
+            self._read_offset.update(dict.fromkeys(fresh))
 
     # Faust looks for the highest offset before which all are acknowledged, and on topics of transactions, whose every
     # commit leaves a gap, it goes wrong in 0.15.3: it counts the message behind a gap as part of it, so each commit

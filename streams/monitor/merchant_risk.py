@@ -114,7 +114,7 @@ class MerchantRiskMonitor:
             await self.app.sleep(_APPLY_S)
             try:
                 async with self._lock:
-                    if self.recovered:
+                    if self.recovered and not self.app.should_stop:
                         self._sum()
                         await self._tell()
                         await self._keep()
