@@ -185,7 +185,6 @@ def server() -> Iterator[str]:
         ({"clickhouse.url": "http://{}"}, "store", "ok"),
         ({"clickhouse.url": "http://me:hunter22@{}"}, "store", "ok"),
         ({"clickhouse.url": "http://127.0.0.1:1"}, "store", "fail"),
-        ({"clickhouse.url": "ftp://127.0.0.1"}, "store", "fail"),
         ({"topics.x.format": "avro"}, "registry", "fail"),
         ({"topics.x.format": "avro", "registry.url": "http://{}"}, "registry", "fail"),
         (
