@@ -25,7 +25,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from streams.errors import StopError, WorldError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 _STEP_MESSAGES = 20_000
 _TIMEOUT_S = 30.0
@@ -167,14 +167,14 @@ class TableFollower:
         """Whether every table was read to its end once."""
         return not self._behind
 
-    def catch_up(self, timeout_s: float) -> None:
-        """Reads until every table was read to its end.
+    def catch_up(self, timeout_s: float, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Reads until every table was read to its end, or until `give_up` says so.
 
         Raises:
             WorldError: That took longer than `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
-        while not self.complete:
+        while not self.complete and not give_up():
             if time.monotonic() > deadline:
                 raise WorldError(f"tables not read to their end within {timeout_s} s: {sorted(self._behind)}")
             self.follow(0.1)

@@ -20,7 +20,7 @@ import numpy as np
 from schemas.dead_letter import to_message
 from schemas.envelope import Message, Record, Reject
 from streams.batcher import Batcher
-from streams.errors import AbortError, ConsumerSpentError, StopError, UnknownOutcomeError, WorldError
+from streams.errors import AbortError, ConsumerSpentError, HeadraceError, StopError, UnknownOutcomeError, WorldError
 from streams.inference import infer
 from streams.source import Source
 from streams.state import ChangelogReader, TableFollower
@@ -110,7 +110,7 @@ class Worker:
             StopError: Going on would be wrong, or has failed too often in a row.
         """
         try:
-            self._tables.catch_up(_TABLES_TIMEOUT_S)
+            self._tables.catch_up(_TABLES_TIMEOUT_S, lambda: self._stopping)
             while not self._stopping:
                 self._attempt(self._step if self._broken is None else self._recover)
             if self._broken is None:
@@ -356,7 +356,7 @@ class Worker:
     def _close(self) -> None:
         try:
             self._emitter.abort()
-        except WorldError as error:
+        except HeadraceError as error:
             log.warning("left with an open transaction, which Kafka will abort: %s", error)
         # Closing the source revokes its partitions: there is nothing left to commit then.
         self._forget_transaction()
