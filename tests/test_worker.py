@@ -204,8 +204,12 @@ def test_a_zombie_worker_is_fenced(stage: dict[str, str], tmp_path: Path) -> Non
     assert EXACT == check_counting(records, 8000)
 
 
-def test_a_second_worker_under_the_same_identity_ends_the_first(stage: dict[str, str], tmp_path: Path) -> None:
-    """Two processes with one slot: the older one leaves and says why, and nothing is answered twice."""
+def test_two_workers_under_one_identity_do_not_both_stay(stage: dict[str, str], tmp_path: Path) -> None:
+    """Two processes with one slot fence each other: one leaves at least, says why, and nothing is answered twice.
+
+    Which one depends on whose transaction and whose membership was taken over first; a supervisor starts again whoever
+    left, and so does this test where both did.
+    """
     out = Follower(stage["bootstrap"], stage["output"])
     with processes() as started:
         started.append(start(stage, 0, tmp_path))
@@ -215,11 +219,16 @@ def test_a_second_worker_under_the_same_identity_ends_the_first(stage: dict[str,
             if len(out.records) > 500 and len(started) == 1:
                 started.append(start(stage, 0, tmp_path))
         load.finish()
+        deadline = time.monotonic() + 30
+        while all(process.poll() is None for process in started) and time.monotonic() < deadline:
+            out.read(0.1)
+        codes = [process.poll() for process in started]
+        if None not in codes:
+            started.append(start(stage, 0, tmp_path))
         records = out.read_until(4000, 60)
-        code = started[0].wait(30)
 
     assert EXACT == check_counting(records, 4000)
-    assert 1 == code
+    assert 1 in codes
     assert "--slot" in (tmp_path / "worker-0.log").read_text()
 
 
