@@ -18,7 +18,7 @@ from streams.demo.view import LiveView, Progress
 from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Group
 
@@ -35,7 +35,7 @@ class RecordingView(LiveView):
         if self.moment is None and progress.total and progress.answered > 0.8 * progress.total:
             self.moment = self.drawn(progress)
 
-    def summary(self, title: str, figures: Mapping[str, Any], steps: Iterable[tuple[str, str]]) -> None:
+    def summary(self, title: str, figures: Mapping[str, Any], steps: Sequence[tuple[str, str]]) -> None:
         if self.moment is not None:
             self._console.print(self.moment)
         super().summary(title, figures, steps)
