@@ -1,0 +1,27 @@
+"""How the members of consumer groups read: the worker's source and the store's sink."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["READING"]
+
+READING: dict[str, Any] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "error",
+    # Tells where a partition ends behind transaction markers, which no record shows.
+    "enable.partition.eof": True,
+    # Free, measured: 310k msg/s with it.
+    "check.crcs": True,
+    # Measured: 235k msg/s at 1 MB, 307k at 50 MB.
+    "fetch.max.bytes": 52_428_800,
+    "max.partition.fetch.bytes": 16_000_000,
+    "queued.min.messages": 50_000,
+    "fetch.wait.max.ms": 50,
+    "fetch.error.backoff.ms": 50,
+    "reconnect.backoff.max.ms": 1000,
+    # Measured for moved partitions: range 0.1 s, cooperative-sticky and KIP-848 1 to 3 s.
+    "partition.assignment.strategy": "range",
+}
