@@ -253,8 +253,7 @@ class Worker:
         """Aborts, and goes back to what is committed. Raises WorldError where that fails: then it is tried again."""
         assert self._broken is not None
         self._discard(self._broken)
-        if self._restorer is not None:
-            self._restorer.cancel(list(self._restorer.progress))
+        self._cancel_restore()
         if isinstance(self._broken, ConsumerSpentError):
             self._source.close()
             self._source = self._make_source()
@@ -293,15 +292,13 @@ class Worker:
             self._discard(error)
         # Only now: what waits here was read, but is not part of that commit.
         self._batcher.clear()
-        if self._restorer is not None:
-            self._restorer.cancel(list(self._restorer.progress))
+        self._cancel_restore()
 
     def on_lost(self) -> None:
         """Drops the work in flight: another member may already have done it."""
         log.warning("partitions lost: this worker was away for longer than its session time-out")
         self._discard(AbortError("partitions lost"))
-        if self._restorer is not None:
-            self._restorer.cancel(list(self._restorer.progress))
+        self._cancel_restore()
 
     def on_assign(self, offsets: Mapping[int, int]) -> None:
         """Keeps the state of partitions that came back untouched, and reads that of the others."""
@@ -321,6 +318,10 @@ class Worker:
             self._startable.update(offsets)
             return
         self._restorer.begin(offsets)
+
+    def _cancel_restore(self) -> None:
+        if self._restorer is not None:
+            self._restorer.cancel(list(self._restorer.progress))
 
     def _restore(self) -> None:
         """Reads a step of the changelogs; partitions whose state is complete begin to work."""
