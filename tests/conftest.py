@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from harness import make_counting_topics
 
 from streams.local.broker import Broker
 
@@ -44,3 +45,11 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data in {folder}: set HEADRACE_TEST_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture
+def stage(kafka: str, topic_name: Callable[..., str]) -> dict[str, str]:
+    """Topics and a group of the test's own, for a worker that counts."""
+    names = {"bootstrap": kafka, "topic": topic_name("in"), "output": topic_name("out"), "group": topic_name("group")}
+    make_counting_topics(kafka, names["topic"], names["output"])
+    return names

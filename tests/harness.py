@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from schemas.envelope import Record
 from streams.local.topics import TopicSpec, ensure_topics
 from streams.source import record
+from streams.worker import Worker
 
 
 def make_counting_topics(bootstrap: str, topic: str, output: str, partitions: int = 4) -> None:
@@ -120,6 +122,19 @@ def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def running(worker: Worker) -> Iterator[threading.Thread]:
+    """Runs a worker in a thread until the block ends."""
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        worker.stop()
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def check_counting(records: Sequence[Record], count: int) -> dict[str, int]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 from counting_worker import make_worker
-from harness import EXACT, Follower, check_counting, make_counting_topics, send
+from harness import EXACT, Follower, check_counting, running, send
 
 import streams.source
 from schemas.envelope import Message
@@ -28,30 +27,8 @@ from streams.errors import AbortError, StopError
 from streams.local.topics import TopicSpec, ensure_topics
 from streams.running import changelog_of
 from streams.settings import Settings, WorkerSettings
-from streams.worker import Worker
 
 Names = Callable[..., str]
-
-
-@contextmanager
-def running(worker: Worker) -> Iterator[threading.Thread]:
-    """Runs a worker in a thread until the block ends."""
-    thread = threading.Thread(target=worker.run, daemon=True)
-    thread.start()
-    try:
-        yield thread
-    finally:
-        worker.stop()
-        thread.join(30)
-        assert not thread.is_alive()
-
-
-@pytest.fixture
-def stage(kafka: str, topic_name: Names) -> dict[str, str]:
-    """Topics and a group of the test's own."""
-    names = {"bootstrap": kafka, "topic": topic_name("in"), "output": topic_name("out"), "group": topic_name("group")}
-    make_counting_topics(kafka, names["topic"], names["output"])
-    return names
 
 
 def events(first: int, stop: int) -> list[tuple[bytes, bytes]]:

@@ -6,10 +6,8 @@ import os
 import random
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +23,15 @@ from harness import (
     end_offsets,
     make_counting_topics,
     processes,
+    running,
     send,
     start_process,
 )
 
 from streams.errors import AbortError, StopError, UnknownOutcomeError
 from streams.local.broker import Broker
-from streams.worker import Worker
 
 Names = Callable[..., str]
-
-
-@contextmanager
-def running(worker: Worker) -> Iterator[Worker]:
-    """Runs a worker in a thread until the block ends."""
-    thread = threading.Thread(target=worker.run, daemon=True)
-    thread.start()
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        thread.join(30)
-        assert not thread.is_alive()
-
-
-@pytest.fixture
-def stage(kafka: str, topic_name: Names) -> dict[str, str]:
-    """Topics and a group of the test's own."""
-    names = {"bootstrap": kafka, "topic": topic_name("in"), "output": topic_name("out"), "group": topic_name("group")}
-    make_counting_topics(kafka, names["topic"], names["output"])
-    return names
 
 
 def start(stage: Mapping[str, str], slot: int, tmp_path: Path) -> subprocess.Popen[bytes]:
