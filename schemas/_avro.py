@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import fastavro
 import msgspec
@@ -14,15 +14,9 @@ from msgspec import inspect
 
 from schemas import _registry
 from schemas._docs import field_docs, summary
+from schemas._framed import FramedCodec
 from schemas._nodes import Field, Node, fields_of, node_of
-from schemas._plain import Plain
-from schemas._refusal import RefusedError, explain_error
-from schemas.codec import decode_records
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from schemas.envelope import Record, Reject
+from schemas._refusal import RefusedError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -33,37 +27,17 @@ def avro_schema(type_: type[msgspec.Struct]) -> dict[str, Any]:
     return {"namespace": namespace, **_record(type_, set())}
 
 
-class AvroCodec(Generic[T]):
+class AvroCodec(FramedCodec[T]):
     """Avro values of one topic; what was written with another schema is resolved to ours by Avro's rules."""
 
     def __init__(self, topic: str, type_: type[T], registry: _registry.Registry, max_bytes: int) -> None:
-        self._subject = f"{topic}-value"
-        self._registry = registry
-        self._max_bytes = max_bytes
-        self._plain = Plain(type_)
+        super().__init__(topic, type_, registry, max_bytes)
         self._text = json.dumps(avro_schema(type_))
         self._reader = fastavro.parse_schema(json.loads(self._text), named_schemas={})
         self._writers: dict[int, Any] = {}
-        self._frame = b""
 
-    def decode(self, value: bytes, /) -> T:
-        """One event; raises `RefusedError` where the bytes are none."""
-        try:
-            return self._decode(value)
-        except OSError:
-            raise
-        except Exception as error:
-            raise explain_error(error, value, ()) from None
-
-    def decode_records(self, records: Sequence[Record], /) -> tuple[list[T], list[Record], list[Reject]]:
-        """Events, the records they came from, and rejects for the others."""
-        return decode_records(records, self, (), self._max_bytes)
-
-    def encode(self, events: Iterable[T], /) -> list[bytes]:
-        """The bytes of each event, in order."""
-        if not self._frame:
-            self._frame = _registry.frame(self._registry.register(self._subject, self._text, "AVRO"))
-        return [self._encode(event) for event in events]
+    def _register(self) -> bytes:
+        return _registry.frame(self._registry.register(self._subject, self._text, "AVRO"))
 
     def _encode(self, event: T) -> bytes:
         stream = io.BytesIO()

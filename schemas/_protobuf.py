@@ -8,7 +8,7 @@ is a message with one optional field. Every scalar is `optional`, so that a miss
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -16,15 +16,13 @@ from google.protobuf.message import DecodeError, Message
 from msgspec import inspect
 
 from schemas import _registry
+from schemas._framed import FramedCodec
 from schemas._nodes import Field, Node, fields_of, node_of
-from schemas._plain import Plain
-from schemas._refusal import RefusedError, explain_error
-from schemas.codec import decode_records
+from schemas._refusal import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from schemas.envelope import Record, Reject
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -68,14 +66,11 @@ def file_descriptor(type_: type[msgspec.Struct]) -> descriptor_pb2.FileDescripto
     return file
 
 
-class ProtobufCodec(Generic[T]):
+class ProtobufCodec(FramedCodec[T]):
     """Protobuf values of one topic; fields are read by number, unknown ones are ignored."""
 
     def __init__(self, topic: str, type_: type[T], registry: _registry.Registry, max_bytes: int) -> None:
-        self._subject = f"{topic}-value"
-        self._registry = registry
-        self._max_bytes = max_bytes
-        self._plain = Plain(type_)
+        super().__init__(topic, type_, registry, max_bytes)
         self._fields = fields_of(type_)
         file = file_descriptor(type_)
         self._text = base64.standard_b64encode(file.SerializeToString()).decode()
@@ -83,27 +78,10 @@ class ProtobufCodec(Generic[T]):
         pool.Add(file)
         found = pool.FindMessageTypeByName(f"{file.package}.{type_.__name__}")
         self._message: type[Message] = message_factory.GetMessageClass(found)
-        self._frame = b""
 
-    def decode(self, value: bytes, /) -> T:
-        """One event; raises `RefusedError` where the bytes are none."""
-        try:
-            return self._decode(value)
-        except OSError:
-            raise
-        except Exception as error:
-            raise explain_error(error, value, ()) from None
-
-    def decode_records(self, records: Sequence[Record], /) -> tuple[list[T], list[Record], list[Reject]]:
-        """Events, the records they came from, and rejects for the others."""
-        return decode_records(records, self, (), self._max_bytes)
-
-    def encode(self, events: Iterable[T], /) -> list[bytes]:
-        """The bytes of each event, in order."""
-        if not self._frame:
-            schema_id = self._registry.register(self._subject, self._text, "PROTOBUF")
-            self._frame = _registry.frame(schema_id) + _FIRST_MESSAGE
-        return [self._encode(event) for event in events]
+    def _register(self) -> bytes:
+        schema_id = self._registry.register(self._subject, self._text, "PROTOBUF")
+        return _registry.frame(schema_id) + _FIRST_MESSAGE
 
     def _encode(self, event: T) -> bytes:
         message = self._message()
