@@ -22,7 +22,6 @@ from streams.demo.view import Progress
 from streams.errors import HeadraceError
 from streams.local.connection import kafka_config
 from streams.local.services import Services
-from streams.running import ensure_domain_topics
 from streams.store.asking import ask_over_http
 from streams.store.client import StoreUnavailableError
 
@@ -104,12 +103,10 @@ def run_demo(
     demo = load_demo(options.domain)
     if options.input is not None:  # a file that does not fit says so before anything is started
         next(demo.from_file(options.input, options.preset, options.mapping), None)
-    kafka = msgspec.structs.replace(settings.kafka, partitions=max(settings.kafka.partitions, options.workers))
-    settings = msgspec.structs.replace(settings, kafka=kafka)
     with ExitStack() as stack:
         if not options.keep:
             scratch = stack.enter_context(TemporaryDirectory(prefix="headrace-", ignore_cleanup_errors=True))
-            settings = _in_directory(settings, Path(scratch))
+            settings = msgspec.structs.replace(settings, data=Path(scratch))
         services = stack.enter_context(
             Services(settings, options.domain, options.workers, config=config, overrides=overrides)
         )
@@ -137,7 +134,6 @@ class _Run:
         self._services = services
         self._ledger = Ledger()
         self._kafka = kafka_config(settings)
-        ensure_domain_topics(settings, options.domain, self._kafka)
         self._input, self._output = _topics(options.domain)
         self._dead_letters = dead_letter_topic(options.domain)
         self._reader = Tail(self._kafka, self._output.name, self._dead_letters)
@@ -293,10 +289,6 @@ def _topics(domain: str) -> tuple[TopicType, TopicType]:
     events = next(topic for topic in declared if topic.direction == "input")
     results = next(topic for topic in declared if topic.direction == "output" and topic.table is not None)
     return events, results
-
-
-def _in_directory(settings: Settings, data: Path) -> Settings:
-    return msgspec.structs.replace(settings, data=data)
 
 
 def _is_exact(summary: dict[str, Any]) -> bool:
