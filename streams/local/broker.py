@@ -19,7 +19,8 @@ import time
 import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from streams.errors import HeadraceError
 from streams.local import children
@@ -28,7 +29,7 @@ from streams.local.jars import broker_jars
 from streams.local.locks import DirectoryLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
 # Measured on 2 busy cores against G1 and C2: start 2.4 s instead of 6 s, broker CPU of a transactional relay 1.9
@@ -125,6 +126,8 @@ class Broker:
         heap: str = "512m",
         timeout_s: float = 90.0,
         progress: Callable[[str], None] = lambda _: None,
+        properties: Mapping[str, str] = MappingProxyType({}),
+        users: Mapping[str, str] = MappingProxyType({}),
     ) -> Broker:
         """Starts a broker on the data in `<data_dir>/kafka` and returns when it answers.
 
@@ -134,6 +137,8 @@ class Broker:
             heap: The most memory of the JVM's heap.
             timeout_s: How long the start may take; what is done once on a machine is not counted.
             progress: Told of what is done once on a machine: the download, and a recording for faster starts.
+            properties: Kafka's own, instead of or besides ours; `{port}` and `{controller_port}` stand for the ports.
+            users: Passwords of SCRAM-SHA-512 users by name, made where the data directory is new.
 
         Raises:
             JarsError: The broker's jars cannot be had or are not the pinned ones.
@@ -145,7 +150,7 @@ class Broker:
         folder.mkdir(parents=True, exist_ok=True)
         lock = DirectoryLock.acquire(folder, "a broker")
         try:
-            return _start_locked(folder, port, java, timeout_s, lock)
+            return _start_locked(folder, port, java, timeout_s, lock, _Extras(properties, users))
         except BaseException:
             lock.release()
             raise
@@ -199,12 +204,21 @@ class Broker:
         self.stop()
 
 
-def _start_locked(folder: Path, port: int, java: list[str], timeout_s: float, lock: DirectoryLock) -> Broker:
+class _Extras(NamedTuple):
+    """What a broker has besides the usual."""
+
+    properties: Mapping[str, str]
+    users: Mapping[str, str]
+
+
+def _start_locked(
+    folder: Path, port: int, java: list[str], timeout_s: float, lock: DirectoryLock, extras: _Extras
+) -> Broker:
     remembered = folder / "port"
     wanted = port or _remembered_port(remembered)
     for _ in range(_START_TRIES):
         try:
-            broker = _launch(folder, wanted, java, timeout_s, lock)
+            broker = _launch(folder, wanted, java, timeout_s, lock, extras)
         except _PortTakenError:
             if port and not _is_free(port):
                 raise BrokerError(f"port {port} of {_HOST} is taken: free it or choose another") from None
@@ -215,16 +229,18 @@ def _start_locked(folder: Path, port: int, java: list[str], timeout_s: float, lo
     raise BrokerError(f"no free port on {_HOST} after {_START_TRIES} tries; the log is {_log_file(folder)}")
 
 
-def _launch(folder: Path, port: int, java: list[str], timeout_s: float, lock: DirectoryLock) -> Broker:
+def _launch(folder: Path, port: int, java: list[str], timeout_s: float, lock: DirectoryLock, extras: _Extras) -> Broker:
     properties = folder / "server.properties"
     log_dir = folder / "data"
-    properties.write_text(
-        _PROPERTIES.format(host=_HOST, port=port, controller_port=_free_port(), log_dir=log_dir.as_posix())
-    )
+    if "listeners" in extras.properties and not port:
+        port = _free_port()  # which of several listeners the broker names last is not ours to know
+    # A later line of Kafka's file wins.
+    lines = _PROPERTIES + "".join(f"{key}={value}\n" for key, value in extras.properties.items())
+    properties.write_text(lines.format(host=_HOST, port=port, controller_port=_free_port(), log_dir=log_dir.as_posix()))
     log = _log_file(folder)
     children.rotate(log)
     if not (log_dir / "meta.properties").exists():
-        _format(java, properties, log)
+        _format(java, properties, log, extras.users)
     seen = log.stat().st_size if log.exists() else 0
     child = children.spawn([*java, *_LOG_OPTIONS, "kafka.Kafka", str(properties)], log, pass_fds=(lock.fileno(),))
     lock.name_holder(child.pid)
@@ -233,7 +249,7 @@ def _launch(folder: Path, port: int, java: list[str], timeout_s: float, lock: Di
     except BaseException:
         child.kill()
         raise
-    return Broker(folder, bound, child, lock)
+    return Broker(folder, port or bound, child, lock)
 
 
 def _await_start(child: children.Child, log: Path, seen: int, timeout_s: float) -> int:
@@ -255,12 +271,14 @@ def _await_start(child: children.Child, log: Path, seen: int, timeout_s: float) 
     raise BrokerError(f"the broker did not answer within {timeout_s:.0f} s.{_tail(log)}")
 
 
-def _format(java: list[str], properties: Path, log: Path) -> None:
+def _format(java: list[str], properties: Path, log: Path, users: Mapping[str, str]) -> None:
     """Lays out an empty data directory, with Kafka's own tool."""
     cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     # An identifier that begins with a dash would be read as an option.
     cluster_id = cluster_id.replace("-", "A", 1) if cluster_id.startswith("-") else cluster_id
     command = [*java, *_LOG_OPTIONS, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)]
+    for name, password in users.items():
+        command += ["--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]"]
     with log.open("ab") as output:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)  # noqa: S603
     if done.returncode:
@@ -287,7 +305,7 @@ def _run_once(java: list[str]) -> None:
         folder = Path(scratch)
         lock = DirectoryLock.acquire(folder, "a broker")
         try:
-            _start_locked(folder, 0, java, _RECORD_S, lock).stop(_RECORD_S)
+            _start_locked(folder, 0, java, _RECORD_S, lock, _Extras({}, {})).stop(_RECORD_S)
         finally:
             lock.release()
 
