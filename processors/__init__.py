@@ -77,7 +77,15 @@ class GlobalTable(Protocol):
 
 
 class Processor(Protocol):
-    """One domain: prepare (records to arrays), then the model, then interpret (arrays to messages)."""
+    """One domain: prepare (records to arrays), then the model, then interpret (arrays to messages).
+
+    Optional besides, for whoever has it: `retract(prepared, rows)`, see interpret; `counters()`, a mapping of what the
+    processor counts; `max_age_ms`, the domain's own deadline over `worker.max_age_ms`; and
+    `fallback(prepared, rows, now_ms)`, which gives exactly one result or reject for each of the rows that are too old
+    for the model, in their order. Prepare saw them all the same: keyed state does not know how an event was answered.
+    State that is made of the model's outputs finds zeros in these rows, as in rows that failed. Without a fallback they
+    become dead letters, reason `too_old`.
+    """
 
     name: str
     input_topic: str

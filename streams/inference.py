@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from processors import Arrays, Processor
+    from streams.deadline import Deadline
 
 __all__ = ["Observes", "Outcome", "Runs", "infer", "infer_all"]
 
@@ -43,8 +44,11 @@ def infer(
     records: list[Record],
     now_ms: int,
     observe: Observes | None = None,
+    deadline: Deadline | None = None,
 ) -> list[Outcome]:
     """Answers a micro-batch: exactly one message or reject per record, in the order of the records.
+
+    What is older than the deadline, where there is one, is answered without the model.
 
     Raises only for what is not the data's fault: a processor that breaks its contract, a model that cannot run
     at all. What is keyed state in the processor has then moved, and the caller has to restore it.
@@ -54,8 +58,9 @@ def infer(
     prepared_at = perf_counter()
     answers: Sequence[Message | Reject] = ()
     executed_at = prepared_at
-    if prepared.records:
-        outputs, failed = session.run(prepared.inputs)
+    old = [] if deadline is None else deadline.rows(prepared.records, now_ms)
+    if len(old) < len(prepared.records):
+        outputs, failed = (deadline.sparing(session, old) if old and deadline else session).run(prepared.inputs)
         executed_at = perf_counter()
         answers = processor.interpret(prepared, outputs, now_ms)
         if len(answers) != len(prepared.records):
@@ -64,6 +69,9 @@ def infer(
         if failed and (retract := getattr(processor, "retract", None)) is not None:
             retract(prepared, failed)
         answers = _with_failures(prepared.records, answers, failed)
+    if old and deadline is not None:
+        replaced = deadline.answer(prepared, old, now_ms)
+        answers = [replaced.get(row) or answers[row] for row in range(len(prepared.records))]
     outcomes = _in_input_order(records, prepared.records, answers, prepared.rejects)
     if observe is not None:
         observe("prepare", prepared_at - started)

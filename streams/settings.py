@@ -131,6 +131,12 @@ class WorkerSettings(Section, frozen=True, forbid_unknown_fields=True):
     """Where a group without committed offsets begins."""
     on_lost_offsets: Literal["fail", "earliest", "latest"] = "fail"
     """What to do where the committed offset is no longer retained on the topic."""
+    max_age_ms: Count = 0
+    """From this age on an event is answered without the model, by the domain's fallback; 0: however old it is."""
+    shutdown_grace_s: PositiveFloat = 30.0
+    """After SIGTERM the micro-batch is finished and committed within it; past it the process ends as it stands."""
+    stall_timeout_s: PositiveFloat = 120.0
+    """A loop that did not come round for so long is no longer live."""
 
     def __post_init__(self) -> None:
         if self.transaction_timeout_ms <= self.commit_interval_ms:
@@ -182,6 +188,8 @@ class StoreSettings(Section, frozen=True, forbid_unknown_fields=True):
     """Memory of one query."""
     max_body_bytes: Positive = 64_000_000
     """Of a request: SQL, and data where an administrator writes."""
+    shutdown_grace_s: PositiveFloat = 30.0
+    """After SIGTERM what was read is stored within it; past it the process ends as it stands."""
 
 
 class PrivacySettings(Section, frozen=True, forbid_unknown_fields=True):
@@ -230,6 +238,8 @@ class MonitorSettings(Section, frozen=True, forbid_unknown_fields=True):
     stall_timeout_s: PositiveFloat = 60.0
     """Without progress for this long while there is something to read, the monitor leaves, to be started again."""
     web_port: Port = 0
+    shutdown_grace_s: PositiveFloat = 30.0
+    """After SIGTERM what was read is kept within it; past it the process ends as it stands."""
 
 
 class MetricsSettings(Section, frozen=True, forbid_unknown_fields=True):

@@ -20,6 +20,7 @@ import numpy as np
 from schemas.dead_letter import to_message
 from schemas.envelope import Message, Record, Reject
 from streams.batcher import Batcher
+from streams.deadline import Deadline, max_age_of
 from streams.errors import AbortError, ConsumerSpentError, HeadraceError, StopError, UnknownOutcomeError, WorldError
 from streams.inference import infer
 from streams.source import Source
@@ -74,6 +75,8 @@ class Worker:
         self._metrics = metrics
         # Not every processor counts something of its own.
         self._counters: Callable[[], Mapping[str, int]] = getattr(processor, "counters", dict)
+        max_age_ms = max_age_of(processor, settings.max_age_ms)
+        self._deadline = Deadline(processor, max_age_ms, metrics.observe_too_old) if max_age_ms else None
         self._batcher = Batcher(settings.max_size, settings.max_bytes, settings.max_wait_ms)
         self._tables = TableFollower(kafka, processor.tables)
         self._restorer = ChangelogReader(kafka, changelog) if processor.state is not None else None
@@ -171,7 +174,7 @@ class Worker:
         if self._transaction_began is None:
             self._transaction_began = time.monotonic()
         self._in_flight.update({record.partition for record in records})
-        outcomes = infer(self._processor, self._session, records, now_ms, self._metrics.observe_stage)
+        outcomes = infer(self._processor, self._session, records, now_ms, self._metrics.observe_stage, self._deadline)
         rejects = [answer for _record, answer in outcomes if isinstance(answer, Reject)]
         started = time.perf_counter()
         self._emitter.send(self._message(answer, now_ms) for _record, answer in outcomes)

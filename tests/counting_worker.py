@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -18,7 +19,17 @@ from streams.worker import Worker
 
 
 def make_worker(
-    bootstrap: str, topic: str, output: str, group: str, slot: str, *, static: bool = True, **settings: object
+    bootstrap: str,
+    topic: str,
+    output: str,
+    group: str,
+    slot: str,
+    *,
+    static: bool = True,
+    processor: Any = None,
+    session: Any = None,
+    metrics: Any = None,
+    **settings: object,
 ) -> Worker:
     """A worker on `topic`, whose changelog and dead letters are named after its output topic."""
     kafka = {"bootstrap.servers": bootstrap, "log_level": 2}
@@ -30,8 +41,8 @@ def make_worker(
         return TransactionalEmitter(kafka, f"{group}-{slot}", transaction_timeout_ms=10_000, timeout_s=5)
 
     return Worker(
-        CountingProcessor(topic, output),
-        EchoingSession(),
+        processor or CountingProcessor(topic, output),
+        session or EchoingSession(),
         chosen,
         kafka=kafka,
         group=group,
@@ -39,7 +50,7 @@ def make_worker(
         changelog=f"{output}.changelog",
         dead_letters=f"{output}.dead-letters",
         make_emitter=emitter,
-        metrics=SilentMetrics(),  # type: ignore[arg-type]
+        metrics=metrics or SilentMetrics(),
     )
 
 

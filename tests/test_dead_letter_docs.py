@@ -14,6 +14,7 @@ from schemas.codec import REASONS
 from schemas.dead_letter import HEADERS
 from streams.cli._app import run
 from streams.cli._letters import Choice
+from streams.deadline import TOO_OLD
 from streams.inference import MODEL_ERROR, UNANSWERED
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ def test_every_reason_is_explained() -> None:
     listed = first_column("reason")
 
     assert {"duplicate_event", "model_error"} <= own
-    assert sorted({*REASONS, *own, MODEL_ERROR, UNANSWERED}) == sorted(listed)
+    assert sorted({*REASONS, *own, MODEL_ERROR, TOO_OLD, UNANSWERED}) == sorted(listed)
 
 
 def test_every_header_is_listed() -> None:

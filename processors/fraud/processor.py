@@ -17,6 +17,7 @@ from processors._recent_ids import RecentIds
 from processors._tokens import CardTokens
 from processors._tree_shap import METADATA_KEY, TreeShap
 from processors.fraud.admission import Admission, Admitted
+from processors.fraud.fallback import fallback_scores
 from processors.fraud.features import HOUR_MS, Columns, Features, FraudFeatures
 from processors.fraud.merchant_risk import MerchantRiskTable
 from processors.fraud.reasons import Reasons
@@ -86,6 +87,7 @@ class FraudProcessor:
         probability_shape: tuple[int | str, ...] = (BATCH, 1),
     ) -> None:
         self.settings = settings
+        self.max_age_ms = settings.max_age_ms
         self.model = model
         self.merchants = MerchantRiskTable()
         self.tables = (self.merchants,)
@@ -150,6 +152,18 @@ class FraudProcessor:
         ids = prepared.context.fields["event_id"]
         for row in rows:
             self.state.recent_ids.retract(prepared.records[row].partition, [ids[row]])
+
+    def fallback(self, prepared: Prepared, rows: Sequence[int], now_ms: int) -> list[Message | Reject]:
+        """The configured decision for rows that are too old for the model."""
+        batch: _Batch = prepared.context
+        derived = {
+            "card_token": batch.tokens,
+            "event_time": batch.times.tolist(),
+            "late": batch.features.late.tolist(),
+        }
+        scores = fallback_scores(batch.fields, derived, prepared.records, rows, self.settings, now_ms)
+        keys = [score.card_token.encode() for score in scores]
+        return list(map(Message, repeat(OUTPUT_TOPIC), keys, self._scores.encode(scores)))
 
     def counters(self) -> dict[str, int]:
         """What this process has seen since its start, aborted transactions included."""

@@ -40,6 +40,10 @@ class FraudSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Probability from which the decision is `review`; the model's manifest brings its own."""
     decline: Share = 0.9
     """Probability from which the decision is `decline`."""
+    max_age_ms: Annotated[int, Meta(ge=0)] | None = None
+    """From this age on a transaction gets the fallback; 0 is never, and unset is what `worker.max_age_ms` says."""
+    fallback: Literal["approve", "review", "decline"] = "review"
+    """The decision on a transaction that is too old for the model."""
     keep_features: bool = True
     """Whether the feature values used are written into the result."""
     inputs: tuple[str, ...] = ()

@@ -42,6 +42,12 @@ class WorkerMetrics:
         self._events = Counter("headrace_events_read", "Events read from the input topic.", registry=own)
         self._results = Counter("headrace_results", "Events answered with a result.", registry=own)
         self._dead = Counter("headrace_dead_letters", "Events answered with a dead letter.", ["reason"], registry=own)
+        self._too_old = Counter(
+            "headrace_too_old_events",
+            "Events older than the deadline, by what became of them.",
+            ["outcome"],
+            registry=own,
+        )
         self._size = Histogram(
             "headrace_micro_batch_size", "Events per micro-batch.", buckets=SIZE_BUCKETS, registry=own
         )
@@ -85,6 +91,10 @@ class WorkerMetrics:
         self._results.inc(size - len(rejects))
         for reason, count in Tally(reject.reason for reject in rejects).items():
             self._dead.labels(reason).inc(count)
+
+    def observe_too_old(self, outcome: str, events: int) -> None:
+        """Counts events older than the deadline that ended as a `fallback` or as a `dead_letter`."""
+        self._too_old.labels(outcome).inc(events)
 
     def observe_latency(self, seconds: Iterable[float] | np.ndarray) -> None:
         """Counts end-to-end seconds of many events; a clock that runs behind Kafka's gives none below zero."""
