@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from streams.connecting import UnreachableError, explain, metadata
 from streams.errors import HeadraceError
 from streams.source import record
 
@@ -39,10 +40,6 @@ _QUIET = {"log_level": 3}
 _LARGEST_MESSAGE = 1_000_000_000
 
 
-class UnreachableError(HeadraceError):
-    """No broker answered."""
-
-
 class TopicMissingError(HeadraceError):
     """The topic is not there."""
 
@@ -57,11 +54,10 @@ def reach(config: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> dict[str,
     Raises:
         UnreachableError: No broker answered in time, or it refused us.
     """
-    consumer = Consumer({**config, "group.id": "headrace-look", "log_level": 0, "error_cb": lambda _error: None})
+    causes: list[KafkaError] = []
+    consumer = Consumer({**config, "group.id": "headrace-look", "log_level": 0, "error_cb": causes.append})
     try:
-        seen = consumer.list_topics(timeout=timeout_s).topics
-    except KafkaException as error:
-        raise _unreachable(config, error) from error
+        seen = metadata(consumer, config, causes, timeout_s).topics
     finally:
         consumer.close()
     return {name: len(topic.partitions) for name, topic in seen.items()}
@@ -150,7 +146,7 @@ class Reader:
         try:
             _low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), _TIMEOUT_S)
         except KafkaException as error:
-            raise _unreachable(config, error) from error
+            raise UnreachableError(explain(config, error.args[0])) from error
         return int(high)
 
 
@@ -292,13 +288,6 @@ class Mover:
                 if time.monotonic() > deadline:
                     raise DeliveryError(f"{message.topic}: no room for another message") from None
                 self._producer.poll(_POLL_S)
-
-
-def _unreachable(config: Mapping[str, Any], error: KafkaException) -> UnreachableError:
-    reason = error.args[0].str()
-    return UnreachableError(
-        f"no broker answers at {config.get('bootstrap.servers')}: {reason}. Is it running, and HEADRACE_KAFKA right?"
-    )
 
 
 class Tail:

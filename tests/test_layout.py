@@ -26,6 +26,7 @@ ROOMS = {
     "confluent_kafka": (
         "schemas/_registry.py",
         "streams/clients.py",
+        "streams/connecting.py",
         "streams/emitter.py",
         "streams/local/",
         "streams/source.py",
@@ -39,7 +40,7 @@ ROOMS = {
     "lightgbm": ("scripts/",),
     "mode": ("streams/monitor/",),
     "onnx": ("processors/_dynamic.py", "scripts/"),
-    "onnxruntime": ("processors/_session.py", "scripts/"),
+    "onnxruntime": ("processors/_runtime.py", "scripts/"),
     "pandas": ("scripts/",),
     "prometheus_client": ("streams/observe/", "streams/monitor/", "streams/store/"),
     "sklearn": ("scripts/",),

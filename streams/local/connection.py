@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streams.errors import HeadraceError
+from streams.errors import HeadraceError, SetupError
 from streams.local import endpoints
 
 if TYPE_CHECKING:
     from streams.settings import Settings
+
+
+# Settings of librdkafka that name a file; it says of a missing one what OpenSSL says.
+_FILES = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location")
 
 
 class NoBrokerError(HeadraceError):
@@ -20,7 +25,12 @@ def kafka_config(settings: Settings) -> dict[str, str]:
 
     Raises:
         NoBrokerError: Neither a configured cluster nor a running embedded broker.
+        SetupError: `kafka.security` names a file that is not there.
     """
+    for name in _FILES:
+        path = settings.kafka.security.get(name, "")
+        if path and path != "probe" and not Path(path).exists():
+            raise SetupError(f"kafka.security: {name} names {path}, which is not there")
     bootstrap = settings.kafka.bootstrap or endpoints.read(settings.data).get("kafka")
     if not bootstrap:
         raise NoBrokerError(

@@ -13,6 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from streams.connecting import UnreachableError, explain, metadata
 from streams.errors import HeadraceError
 
 if TYPE_CHECKING:
@@ -107,16 +108,18 @@ def ensure_topics(
     ours: dict[str, Any] = {"log_level": 0, "error_cb": causes.append}
     admin = AdminClient({**ours, **config})
     try:
-        existing = admin.list_topics(timeout=timeout_s).topics
+        existing = metadata(admin, config, causes, timeout_s).topics
         created = _create(admin, {name: spec for name, spec in topics.items() if name not in existing}, timeout_s)
         _await_leaders(admin, created, topics, timeout_s)
         _await_seen(admin, set(topics), timeout_s)
         differences = _differences(
             admin, {name: spec for name, spec in topics.items() if name not in created}, timeout_s
         )
+    except UnreachableError as error:
+        raise TopicsError(str(error)) from error
     except KafkaException as error:
         admin.poll(0)  # hands over what went wrong with the connections
-        raise TopicsError(_why(config, error.args[0], causes)) from error
+        raise TopicsError(f"topics at {explain(config, error.args[0], causes)}") from error
     if strict and differences:
         raise TopicsError("; ".join(map(str, differences)) + ": make it anew, or choose another name")
     return Ensured(created, differences)
@@ -131,14 +134,6 @@ def message_limit(config: Mapping[str, Any], topic: str, timeout_s: float = 15.0
         return int(answer["max.message.bytes"].value)
     except KafkaException:
         return _USUAL_MAX_MESSAGE_BYTES
-
-
-def _why(config: Mapping[str, Any], error: KafkaError, causes: list[KafkaError]) -> str:
-    address = config.get("bootstrap.servers")
-    if error.code() not in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN):
-        return f"topics at {address}: {error.str()}"
-    reason = next((c.str() for c in causes if c.code() != KafkaError._ALL_BROKERS_DOWN), error.str())
-    return f"no broker answers at {address}: {reason}. Is it running, and HEADRACE_KAFKA right?"
 
 
 def _create(admin: AdminClient, missing: Mapping[str, TopicSpec], timeout_s: float) -> tuple[str, ...]:
