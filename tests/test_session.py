@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from processors import _hardware, _session
+from processors import _hardware, _runtime, _session
 from processors._contract import Contract, ContractError, ModelError, Tensor
 from processors._curve import Point, measure, pick
 from processors._rows import BrokenModelError, Rows
@@ -550,7 +550,7 @@ def test_device_buffers_are_few_and_given_back(doubling: Path) -> None:
 def test_fallback_is_said_once_with_both_names_and_the_reason(doubling: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A provider that was asked for and is not here is named with the one used instead, once a process."""
     wanted = ("MIGraphXExecutionProvider", "CPUExecutionProvider")
-    _session._said.clear()
+    _runtime._said.clear()
     for _ in range(3):
         open_model(doubling, providers=wanted)
 
@@ -562,7 +562,7 @@ def test_fallback_is_said_once_with_both_names_and_the_reason(doubling: Path, ca
 @pytest.mark.skipif(_hardware.gpu_visible(), reason="this machine has a GPU")
 def test_default_order_on_a_machine_without_gpu_does_not_warn(doubling: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A laptop is no reason to warn."""
-    _session._said.clear()
+    _runtime._said.clear()
     open_model(doubling, providers=_session.PROVIDERS)
 
     assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
