@@ -23,6 +23,14 @@ def broker(
         int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes the last one again, or a free one.")
     ] = 0,
     heap: Annotated[str, typer.Option(help="Most memory of the JVM's heap, such as 512m or 2g.")] = "512m",
+    properties: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--property",
+            metavar="KEY=VALUE",
+            help="A setting of Kafka's own, instead of or besides ours; {port} stands for the port.",
+        ),
+    ] = None,
 ) -> None:
     """Run a real Kafka broker on this machine until Ctrl-C.
 
@@ -36,7 +44,8 @@ def broker(
 
     stop = threading.Event()
     data = settings_of(context).data
-    with Broker.start(data, port, heap=heap, progress=partial(typer.echo, err=True)) as running:
+    own = dict(_property(text) for text in properties or [])
+    with Broker.start(data, port, heap=heap, progress=partial(typer.echo, err=True), properties=own) as running:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         endpoints.publish(data, "kafka", running.bootstrap, pid=running.pid)
@@ -46,3 +55,11 @@ def broker(
         endpoints.withdraw(data, "kafka", pid=running.pid)
         if not stop.is_set():
             raise BrokerError(f"the broker died; its log is {running.log}")
+
+
+def _property(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        message = f"{text!r} is no KEY=VALUE, such as log.retention.hours=24"
+        raise typer.BadParameter(message, param_hint="--property")
+    return name.strip(), value

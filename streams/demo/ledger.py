@@ -43,6 +43,7 @@ class Ledger:
         self._results: Counter[str] = Counter()
         self._scores: dict[str, float] = {}
         self._dead: Counter[Coordinate] = Counter()
+        self._unanswered: dict[str, float] = {}
         self._first_sent_at: float | None = None
         self._last_read_at = 0.0
 
@@ -51,11 +52,19 @@ class Ledger:
         """Results and dead letters read so far."""
         return self._results.total() + self._dead.total()
 
+    @property
+    def waiting_since(self) -> float | None:
+        """When the event was sent that waits longest for its answer; None where none waits."""
+        return next(iter(self._unanswered.values()), None)
+
     def sent(self, coordinate: Coordinate, identity: str | None, truth: bool | None, at: float) -> None:
         """An event lies on the input topic; without an id it can only become a dead letter."""
         name = f"{coordinate}" if identity is None else identity
         self._inputs[coordinate] = name
         self._sent_at.setdefault(name, at)
+        # Its answer may be read before Kafka's word that it is there.
+        if name not in self._results and coordinate not in self._dead:
+            self._unanswered.setdefault(name, at)
         if truth is not None:
             self._truth.setdefault(name, truth)
         if self._first_sent_at is None:
@@ -64,6 +73,7 @@ class Ledger:
     def result(self, answer: Answer, at: float) -> float | None:
         """A result was read; returns its latency in seconds, None where the event is not of this run."""
         self._results[answer.id] += 1
+        self._unanswered.pop(answer.id, None)
         self._scores[answer.id] = answer.score
         self._last_read_at = at
         sent_at = self._sent_at.get(answer.id)
@@ -75,6 +85,7 @@ class Ledger:
     def dead_letter(self, coordinate: Coordinate, at: float) -> None:
         """A dead letter was read, whose original lay there."""
         self._dead[coordinate] += 1
+        self._unanswered.pop(self._inputs.get(coordinate, ""), None)
         self._last_read_at = at
 
     def account(self) -> Account:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from confluent_kafka import Producer
 
-from schemas.dead_letter import from_record
-from schemas.dead_letter import topic_name as dead_letter_topic
-from schemas.topics import domains
-from streams.clients import Tail
 from streams.demo.ledger import Ledger
+from streams.demo.traffic import Traffic
 from streams.demo.view import Progress
 from streams.errors import HeadraceError
 from streams.local.connection import kafka_config
@@ -29,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from processors._demo import Demo, Events
-    from schemas.envelope import Record
-    from schemas.topics import TopicType
     from streams.demo.view import View
     from streams.settings import Settings
 
@@ -43,7 +36,6 @@ _HURRIED_S = 5.0
 _SILENCE_S = 1.0
 _READ_S = 0.02
 _BURST_S = 0.01
-_CONNECT_S = 0.5
 _SHOW_EVERY_S = 0.2
 _EXACT = "Every event answered exactly once"
 _POLL_S = 0.2
@@ -133,49 +125,26 @@ class _Run:
         self._view = view
         self._services = services
         self._ledger = Ledger()
-        self._kafka = kafka_config(settings)
-        self._input, self._output = _topics(options.domain)
-        self._dead_letters = dead_letter_topic(options.domain)
-        self._reader = Tail(self._kafka, self._output.name, self._dead_letters)
+        self._traffic = Traffic(kafka_config(settings), options.domain, demo, self._ledger)
         self._progress = Progress(None if options.input else options.events)
-        self._failed: list[str] = []
         self._began = 0.0
         self._shown_at = 0.0
-        self._producer = Producer(
-            {
-                **self._kafka,
-                "enable.idempotence": True,
-                "compression.type": "lz4",
-                "linger.ms": 2,
-                "batch.size": 1_000_000,
-                "message.max.bytes": 16_000_000,
-                "partitioner": "murmur2_random",
-                "log_level": 0,
-            }
-        )
 
     def whole(self) -> dict[str, Any]:
         """Sends, reads, waits, and adds up."""
-        with self._reader:
+        with self._traffic:
             self._send_and_read()
         rows = self._wait_for_rows()
         account = self._ledger.account()
         return {**account._asdict(), "rows_in_clickhouse": rows, **self._ledger.figures()}
 
-    def _connect(self) -> None:
-        """Lets the producer connect and get its id before the first event, whose latency is no news of the pipeline."""
-        self._producer.list_topics(self._input.name, timeout=10)
-        self._producer.poll(_CONNECT_S)
-
     def _send_and_read(self) -> None:
-        self._connect()
+        self._traffic.connect()
         for events in self._events():
             self._send(events)
             if self._services.supervisor.stop_requested:
                 break
-        self._producer.flush(60)
-        if self._failed:
-            raise HeadraceError(f"{len(self._failed)} events did not reach Kafka: {self._failed[0]}")
+        self._traffic.flush()
         self._wait_for_answers()
 
     def _events(self) -> Iterator[Events]:
@@ -186,22 +155,14 @@ class _Run:
 
     def _send(self, events: Events) -> None:
         """Sends events, each at its time; meanwhile reads what comes back."""
-        produce = self._producer.produce
-        for key, value, identity, truth in zip(*events[:4], strict=True):
+        for event in zip(*events[:4], strict=True):
             self._wait_for_turn()
             if self._services.supervisor.stop_requested:
                 break
-            at = time.time()
-            produce(
-                self._input.name,
-                value,
-                key,
-                on_delivery=partial(self._delivered, identity, truth, at),
-            )
+            self._traffic.send(*event)
             self._progress.sent += 1
         for message in events.side:
-            produce(message.topic, message.value, message.key)
-        self._producer.poll(0)
+            self._traffic.send_beside(message)
         self._read(0.0)
 
     def _wait_for_turn(self) -> None:
@@ -215,35 +176,22 @@ class _Run:
         while self._progress.lag > _MOST_AHEAD and not self._services.supervisor.stop_requested:
             self._read(_READ_S)
 
-    def _delivered(self, identity: str | None, truth: bool | None, at: float, error: Any, message: Any) -> None:
-        if error is not None:
-            self._failed.append(error.str())
-        else:
-            self._ledger.sent((message.partition(), message.offset()), identity, truth, at)
-
     def _read(self, timeout_s: float) -> int:
         """Takes what has come back, looks after the processes and shows the state."""
-        self._producer.poll(0)
-        records = self._reader.read(timeout_s)
+        came = self._traffic.read(timeout_s)
+        for answer, latency_s, at in came:
+            if answer is None:
+                self._progress.dead_letters += 1
+            else:
+                self._progress.saw(answer, latency_s, at)
         now = time.time()
-        for record in records:
-            self._take(record, now)
         if now >= self._shown_at + _SHOW_EVERY_S:
             self._shown_at = now
             self._progress.tick(now)
             self._services.supervisor.poll()
             self._services.supervisor.check()
             self._view.show(self._progress)
-        return len(records)
-
-    def _take(self, record: Record, now: float) -> None:
-        if record.topic == self._dead_letters:
-            letter, _original = from_record(record)
-            self._ledger.dead_letter((letter.partition, letter.offset), now)
-            self._progress.dead_letters += 1
-        elif record.value is not None:
-            answer = self._demo.read(record.value)
-            self._progress.saw(answer, self._ledger.result(answer, now), now)
+        return len(came)
 
     def _wait_for_answers(self) -> None:
         """Until everything sent is answered, or nothing has come for long; then for a moment more."""
@@ -271,24 +219,18 @@ class _Run:
 
     def _count_rows(self) -> int:
         """Plain rows, so that a doubled one counts twice, from where the output topic ended when the run began."""
-        assert self._output.table is not None
-        starts = {p: offset for (topic, p), offset in self._reader.starts.items() if topic == self._output.name}
-        since = " OR ".join(f"(_partition = {p} AND _offset >= {offset})" for p, offset in starts.items())
-        sql = f"SELECT count() FROM {self._output.table.name} WHERE _topic = {{topic:String}} AND ({since})"  # noqa: S608
+        output = self._traffic.output
+        assert output.table is not None
+        starts = self._traffic.starts.items()
+        since = " OR ".join(f"(_partition = {p} AND _offset >= {offset})" for p, offset in starts)
+        sql = f"SELECT count() FROM {output.table.name} WHERE _topic = {{topic:String}} AND ({since})"  # noqa: S608
         url = self._settings.clickhouse.url or self._services.endpoints().get("clickhouse", "")
         store, database = self._settings.store, self._settings.clickhouse.database
         try:
-            answer = ask_over_http(url, store.token, database, sql, "TabSeparated", {"topic": self._output.name})
+            answer = ask_over_http(url, store.token, database, sql, "TabSeparated", {"topic": output.name})
         except StoreUnavailableError:
             return -1
         return int(answer.body)
-
-
-def _topics(domain: str) -> tuple[TopicType, TopicType]:
-    declared = domains()[domain]
-    events = next(topic for topic in declared if topic.direction == "input")
-    results = next(topic for topic in declared if topic.direction == "output" and topic.table is not None)
-    return events, results
 
 
 def _is_exact(summary: dict[str, Any]) -> bool:

@@ -56,6 +56,12 @@ def read(data_dir: Path | str) -> dict[str, str]:
     return {key: content[key] for key, owner in content.get(_OWNERS, {}).items() if _alive(owner) and key in content}
 
 
+def owner(data_dir: Path | str, key: str) -> int | None:
+    """The process behind an endpoint, where it is alive."""
+    found = _load(Path(data_dir) / FILE).get(_OWNERS, {}).get(key)
+    return found["pid"] if found is not None and _alive(found) else None
+
+
 def wait_for(data_dir: Path | str, key: str, timeout_s: float = 60.0, check: Callable[[], None] = lambda: None) -> str:
     """The endpoint, once it is published.
 

@@ -12,7 +12,7 @@ from streams.errors import HeadraceError
 from streams.local import endpoints
 from streams.local.broker import Broker
 from streams.local.jars import broker_jars
-from streams.local.supervisor import Supervisor, headrace_command
+from streams.local.supervisor import RestartPolicy, Supervisor, headrace_command
 from streams.monitor import MONITORED
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Services:
         workers: How many worker processes.
         config: The settings file that the processes read too.
         overrides: Settings of the command line, `key=value`, for the processes too.
+        dress: Makes the command line of a process from its name and headrace's arguments, where it needs more.
+        policy: Of restarts.
     """
 
     def __init__(
@@ -50,8 +52,12 @@ class Services:
         *,
         config: Path | None = None,
         overrides: dict[str, str] | None = None,
+        dress: Callable[[str, list[str]], list[str]] = lambda _name, arguments: headrace_command(*arguments),
+        policy: RestartPolicy = RestartPolicy(),  # noqa: B008 (immutable)
     ) -> None:
         self._settings = settings
+        self._dress = dress
+        self._policy = policy
         self._domain = domain
         self._workers = workers
         self._options = [*(["--config", str(config)] if config else [])]
@@ -108,7 +114,8 @@ class Services:
         return endpoints.read(self._settings.data)
 
     def _run(self, name: str, *command: str) -> None:
-        self.supervisor.start(name, headrace_command(*self._options, *command), env=self._env)
+        argv = self._dress(name, [*self._options, *command])
+        self.supervisor.start(name, argv, env=self._env, policy=self._policy)
 
     def _await_ready(self, key: str) -> None:
         deadline = time.monotonic() + _READY_TIMEOUT_S

@@ -117,6 +117,14 @@ class Supervisor:
         self._services[name] = service
         self._launch(service)
 
+    def again(self, name: str) -> None:
+        """Starts a process that failed, finished or was stopped once more, with a clean record."""
+        service = self._services[name]
+        if service.status in ("failed", "finished", "stopped"):
+            service.restarts += 1
+            service.recent_restarts = service.recent_kills = 0
+            self._launch(service)
+
     def poll(self) -> None:
         """Looks after every process once: call it several times a second."""
         now = self.clock()
