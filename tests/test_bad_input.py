@@ -20,13 +20,13 @@ from harness import end_offsets, processes
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mutations import FORGED, Sent, as_records, draw_many, messages, numbered
-from raw_headers import send_with_header
 from test_exactly_once import ask, read_all
 
 from schemas.clickhouse import read_rows, tables, to_arrow
 from schemas.dead_letter import from_record, to_message
 from schemas.envelope import Message, Record, Reject
 from schemas.fraud import FraudScore
+from streams.chaos.raw_headers import send_with_header
 from streams.cli._app import run
 from streams.inference import Outcome, infer_all
 from streams.loading import Opened, open_domain

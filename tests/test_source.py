@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from harness import Follower
-from raw_headers import send_with_header
 
+from streams.chaos.raw_headers import send_with_header
 from streams.local.topics import TopicSpec, ensure_topics
 from streams.source import UNREADABLE_HEADERS
 
