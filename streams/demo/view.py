@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from processors._demo import Answer, Demo
 
-__all__ = ["Progress", "View", "make_view"]
+__all__ = ["Progress", "View", "formatted", "in_a_row", "make_view", "numbers"]
 
 _WINDOW_S = 5.0
 _SHOWN_ANSWERS = 8
@@ -131,7 +131,7 @@ class LineView:
         if now < self._next_at:
             return
         self._next_at = now + _LINE_EVERY_S
-        parts = [f"{name} {value}" for name, value in _numbers(progress).items()]
+        parts = [f"{name} {value}" for name, value in numbers(progress).items()]
         newest = progress.flagged[0] if progress.flagged else None
         if newest is not None and newest is not self._last_shown:
             parts.append(f"last {self._demo.flagged}: " + " ".join(newest.row))
@@ -144,7 +144,7 @@ class LineView:
     def summary(self, title: str, figures: Mapping[str, Any], steps: Sequence[tuple[str, str]]) -> None:
         self.say(title)
         for name, value in figures.items():
-            self.say(f"  {name:<20} {_formatted(value)}")
+            self.say(f"  {name:<20} {formatted(value)}")
         if not steps:
             return
         self.say("Next:")
@@ -179,7 +179,7 @@ class LiveView:
     def summary(self, title: str, figures: Mapping[str, Any], steps: Sequence[tuple[str, str]]) -> None:
         table = Table.grid(padding=(0, 2))
         for name, value in figures.items():
-            table.add_row(Text(name, style="dim"), Text(_formatted(value), style="bold"))
+            table.add_row(Text(name, style="dim"), Text(formatted(value), style="bold"))
         self._console.print(Panel(table, title=title, title_align="left", expand=False))
         if not steps:
             return
@@ -191,7 +191,7 @@ class LiveView:
 
     def drawn(self, progress: Progress) -> Group:
         """The picture of a moment."""
-        numbers = self._figures(_numbers(progress))
+        figures = in_a_row(numbers(progress), self._console.width)
         total = progress.total or max(1, progress.sent)
         bar = Padding(ProgressBar(total=total, completed=min(total, progress.answered + progress.dead_letters)))
         table = Table(expand=True, box=None)
@@ -201,22 +201,22 @@ class LiveView:
         table.add_column(widest, no_wrap=True, overflow="ellipsis", header_style="dim", ratio=1)
         for answer in progress.flagged:
             table.add_row(*answer.row)
-        return Group(numbers, bar, Text(f"Last {self._demo.flagged}:", style="bold"), table)
-
-    def _figures(self, shown: dict[str, str]) -> Table | Text:
-        """A row under a row, or words that wrap where the terminal is too narrow: a number cut off is none."""
-        needed = sum(max(len(name), len(value)) + _GAP for name, value in shown.items()) - _GAP
-        if needed > self._console.width:
-            return Text(" · ").join(
-                Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in shown.items()
-            )
-        numbers = Table.grid(padding=(0, _GAP))
-        numbers.add_row(*(Text(name, style="dim") for name in shown))
-        numbers.add_row(*(Text(value, style="bold") for value in shown.values()))
-        return numbers
+        return Group(figures, bar, Text(f"Last {self._demo.flagged}:", style="bold"), table)
 
 
-def _numbers(progress: Progress) -> dict[str, str]:
+def in_a_row(shown: Mapping[str, str], width: int) -> Table | Text:
+    """A row under a row, or words that wrap where the terminal is too narrow: a number cut off is none."""
+    needed = sum(max(len(name), len(value)) + _GAP for name, value in shown.items()) - _GAP
+    if needed > width:
+        return Text(" · ").join(Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in shown.items())
+    row = Table.grid(padding=(0, _GAP))
+    row.add_row(*(Text(name, style="dim") for name in shown))
+    row.add_row(*(Text(value, style="bold") for value in shown.values()))
+    return row
+
+
+def numbers(progress: Progress) -> dict[str, str]:
+    """The figures of a moment, in words."""
     latency = progress.percentiles()
     return {
         "sent": f"{progress.sent:,}",
@@ -229,7 +229,8 @@ def _numbers(progress: Progress) -> dict[str, str]:
     }
 
 
-def _formatted(value: Any) -> str:
+def formatted(value: Any) -> str:
+    """A value of a summary as people read it."""
     if value is None:
         return "unknown"
     return f"{value:,}" if isinstance(value, int | float) else str(value)

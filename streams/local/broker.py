@@ -233,10 +233,10 @@ def _launch(folder: Path, port: int, java: list[str], timeout_s: float, lock: Di
     properties = folder / "server.properties"
     log_dir = folder / "data"
     if "listeners" in extras.properties and not port:
-        port = _free_port()  # which of several listeners the broker names last is not ours to know
+        port = free_port()  # which of several listeners the broker names last is not ours to know
     # A later line of Kafka's file wins.
     lines = _PROPERTIES + "".join(f"{key}={value}\n" for key, value in extras.properties.items())
-    properties.write_text(lines.format(host=_HOST, port=port, controller_port=_free_port(), log_dir=log_dir.as_posix()))
+    properties.write_text(lines.format(host=_HOST, port=port, controller_port=free_port(), log_dir=log_dir.as_posix()))
     log = _log_file(folder)
     children.rotate(log)
     if not (log_dir / "meta.properties").exists():
@@ -335,7 +335,8 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on; somebody may be faster at it."""
     with _reusing_socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])
