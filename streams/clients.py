@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from streams.connecting import UnreachableError, explain, metadata
+from streams.connecting import UnreachableError, explain, metadata, with_advice
 from streams.errors import HeadraceError
 from streams.source import record
 
@@ -74,7 +74,7 @@ def partitions_of(config: Mapping[str, Any], topic: str) -> int:
     if topic not in topics:
         visible = sorted(name for name in topics if not name.startswith("__"))
         names = ", ".join(visible) or "none at all"
-        raise TopicMissingError(f"no topic {topic!r} at {config.get('bootstrap.servers')}; there are {names}")
+        raise TopicMissingError(f"no topic {topic!r} at {config.get('bootstrap.servers')}; this user sees {names}")
     return topics[topic]
 
 
@@ -140,7 +140,7 @@ class Reader:
                     if not follow:
                         open_partitions.discard(message.partition() or 0)
                 elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
-                    raise UnreachableError(f"reading {self._topic}: {error.str()}")
+                    raise UnreachableError(f"reading {self._topic}: {with_advice(error)}")
 
     def _watermark(self, config: Mapping[str, Any], partition: int) -> int:
         try:
@@ -190,7 +190,7 @@ class Writer:
             except BufferError:
                 self._producer.poll(_POLL_S)
             except KafkaException as error:
-                raise DeliveryError(f"{message.topic}: {error.args[0].str()}") from error
+                raise DeliveryError(f"{message.topic}: {with_advice(error.args[0])}") from error
         self._producer.poll(0)
 
     def finish(self, timeout_s: float = 60.0) -> None:
@@ -217,7 +217,7 @@ class Writer:
         if error is None:
             self.delivered += 1
         else:
-            self.failures.append(error.str())
+            self.failures.append(with_advice(error))
 
 
 class Mover:
@@ -248,7 +248,7 @@ class Mover:
         try:
             answers = self._consumer.committed(asked, timeout=_TIMEOUT_S)
         except KafkaException as error:
-            raise UnreachableError(f"offsets of {self._topic}: {error.args[0].str()}") from error
+            raise UnreachableError(f"offsets of {self._topic}: {with_advice(error.args[0])}") from error
         return {tp.partition: (max(0, tp.offset), tp.metadata or "") for tp in answers}
 
     def move(self, messages: Sequence[Message], remember: Mapping[int, tuple[int, str]]) -> None:
@@ -271,7 +271,7 @@ class Mover:
             self._producer.send_offsets_to_transaction(offsets, self._consumer.consumer_group_metadata(), _TIMEOUT_S)
             self._producer.commit_transaction(_TIMEOUT_S)
         except KafkaException as error:
-            raise DeliveryError(f"nothing was written: {error.args[0].str()}") from error
+            raise DeliveryError(f"nothing was written: {with_advice(error.args[0])}") from error
 
     def close(self) -> None:
         """Leaves; an open transaction is left to Kafka to abort."""

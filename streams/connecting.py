@@ -14,13 +14,19 @@ from streams.errors import HeadraceError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["UnreachableError", "explain", "is_refusal", "metadata"]
+__all__ = ["UnreachableError", "explain", "is_refusal", "metadata", "with_advice"]
 
 # One try waits so long, the next twice as long: a wrong password is known at once, and a slow broker gets its time.
 _FIRST_TRY_S = 0.5
 _PROBE_S = 2.0
 _REFUSALS = {KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED}
 _VAGUE = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT}
+_DENIED = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "the topic",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "the consumer group",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "the transactional id",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the cluster",
+}
 _LOGIN = "check sasl.username, sasl.password and sasl.mechanism under kafka.security, and that the user exists"
 _AUTHORITY = "set ssl.ca.location under kafka.security to the file of the authority that signed the brokers' own"
 
@@ -54,6 +60,12 @@ def metadata(client: Any, config: Mapping[str, Any], causes: Sequence[KafkaError
                 raise UnreachableError(explain(config, error.args[0], causes)) from error
 
 
+def with_advice(error: KafkaError) -> str:
+    """What Kafka says, and where it says that we may not, where to look what we should be allowed."""
+    denied = _DENIED.get(error.code())
+    return f"{error.str()} This user lacks a right on {denied}: see `headrace acls`" if denied else error.str()
+
+
 def is_refusal(cause: KafkaError) -> bool:
     """Whether a broker answered, and would not have us."""
     return cause.code() in _REFUSALS
@@ -68,7 +80,7 @@ def explain(config: Mapping[str, Any], error: KafkaError, causes: Sequence[Kafka
     if refusal is not None:
         return f"{address} refuses the login: {_words(refusal)}; {_LOGIN}"
     if error.code() not in _VAGUE:
-        return f"{address}: {error.str()}"
+        return f"{address}: {with_advice(error)}"
     cause = next((cause for cause in causes if cause.code() != KafkaError._ALL_BROKERS_DOWN), error)
     if advice := _mismatch(config):
         return f"{address} does not speak as expected: {advice}"

@@ -16,6 +16,7 @@ from streams.emitter import AtLeastOnceEmitter, TransactionalEmitter
 from streams.errors import SetupError
 from streams.loading import Opened, open_domain
 from streams.local import endpoints
+from streams.local.allowed import require_rights
 from streams.local.connection import kafka_config
 from streams.local.topics import TopicsError, TopicSpec, ensure_topics, message_limit
 from streams.observe.health import Endpoint
@@ -41,10 +42,10 @@ def group_of(settings: Settings, domain: str) -> str:
 
 def changelog_of(settings: Settings, domain: str) -> str:
     """The changelog topic of a domain's keyed state."""
-    return f"{_identity(settings, domain)}-changelog"
+    return f"{identity_of(settings, domain)}-changelog"
 
 
-def _identity(settings: Settings, domain: str) -> str:
+def identity_of(settings: Settings, domain: str) -> str:
     """What a domain's state and workers are named by: domains may share a group, but neither of these."""
     group = group_of(settings, domain)
     return group if "{domain}" in settings.worker.group else f"{group}-{domain}"
@@ -94,10 +95,14 @@ def run_worker(settings: Settings, domain: str, slot: str, workers: int = 1) -> 
     """
     kafka = kafka_config(settings)
     opened = _opened(settings, domain, workers)
+    if settings.kafka.security:
+        from streams.rights import worker_rights
+
+        require_rights(kafka, worker_rights(settings, domain, opened.processor), f"worker of {domain}")
     ensure_domain_topics(settings, domain, kafka)
     metrics = WorkerMetrics()
     metrics.observe_model(opened.manifest.reference, opened.session.providers, opened.session.slice)
-    identity = f"{_identity(settings, domain)}-{slot}"
+    identity = f"{identity_of(settings, domain)}-{slot}"
     worker = Worker(
         opened.processor,
         opened.session,

@@ -40,6 +40,8 @@ COMMANDS: dict[str, Place] = {
     "dlq": Place("dlq", "app", "List, show and retry dead letters."),
     "models": Place("models", "app", "List, pull, verify and inspect models."),
     "schema": Place("schema", "app", "Show, export and compare message schemas."),
+    "topics": Place("topics", "app", "Show the topics of a domain, or make them."),
+    "acls": Place("acls", "app", "Print the least that each process must be allowed in Kafka."),
     "config": Place("config", "app", "Print the effective settings and where each came from."),
     "doctor": Place("doctor", "app", "Check this machine, the install and the services."),
 }

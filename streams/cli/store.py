@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -33,9 +34,12 @@ def store(
     """
     import msgspec
 
+    from schemas.topics import domains
     from streams.local import endpoints
+    from streams.local.allowed import require_some
     from streams.local.connection import kafka_config
     from streams.observe import logs
+    from streams.rights import store_rights
     from streams.settings import secrets_of
     from streams.store.service import StoreService
 
@@ -43,7 +47,11 @@ def store(
     logs.configure(settings.log, process="store", secrets=secrets_of(settings))
     if port:
         settings = msgspec.structs.replace(settings, store=msgspec.structs.replace(settings.store, port=port))
-    service = StoreService(settings, kafka_config(settings) if sink else {}, sinks=sink)
+    kafka = kafka_config(settings) if sink else {}
+    if sink and settings.kafka.security:
+        for name in require_some(kafka, {name: store_rights(settings, name) for name in domains()}, "store"):
+            logging.getLogger(__name__).warning("nothing of %s is stored: this user may not read its topics", name)
+    service = StoreService(settings, kafka, sinks=sink)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     service.start()

@@ -151,9 +151,18 @@ def _create(admin: AdminClient, missing: Mapping[str, TopicSpec], timeout_s: flo
         except KafkaException as error:
             if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 continue
-            raise TopicsError(f"topic {name} could not be made: {error.args[0].str()}") from error
+            raise TopicsError(_not_made(name, error.args[0])) from error
         created.append(name)
     return tuple(created)
+
+
+def _not_made(name: str, error: KafkaError) -> str:
+    if error.code() not in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED):
+        return f"topic {name} could not be made: {error.str()}"
+    return (
+        f"topic {name} is not there, or this user may not see it, and it may not make it: have `headrace topics"
+        " --create` run by somebody who may, or grant the rights that `headrace acls` lists"
+    )
 
 
 def _await_leaders(

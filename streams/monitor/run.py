@@ -9,6 +9,7 @@ from schemas.codec import codec_for
 from schemas.fraud import MerchantRisk, MerchantTally, TransactionLabel
 from streams.errors import StopError
 from streams.local import endpoints
+from streams.local.allowed import require_rights
 from streams.local.connection import kafka_config
 from streams.local.locks import DirectoryLock
 from streams.local.topics import TopicSpec, ensure_topics
@@ -56,6 +57,10 @@ def run_monitor(settings: Settings, domain: str = "fraud") -> NoReturn:
     folder = settings.data.absolute() / "monitor"
     folder.mkdir(parents=True, exist_ok=True)
     DirectoryLock.acquire(folder, "a monitor")
+    if settings.kafka.security:
+        from streams.monitor.rights import monitor_rights
+
+        require_rights(config, monitor_rights(), f"monitor of {domain}")
     ensure(config, settings)
     metrics = MonitorMetrics()
     monitor = MerchantRiskMonitor(config, folder, settings.monitor, _codecs(settings), metrics)
