@@ -30,6 +30,11 @@ class Batcher:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def size_bytes(self) -> int:
+        """Keys and values of what waits."""
+        return self._bytes
+
     def add(self, records: Sequence[Record], now: float) -> None:
         """Takes records that arrived at `now` (seconds on any monotonic clock)."""
         if not records:

@@ -39,6 +39,8 @@ _PRODUCER_DEFAULTS: dict[str, Any] = {
     "acks": "all",
     "enable.idempotence": True,
     "queue.buffering.max.messages": 500_000,
+    # Bounds memory where brokers are slow; a transaction of 20,000 results has about 20 MB.
+    "queue.buffering.max.kbytes": 131_072,
     # The most that librdkafka has: topics decide what they take, after compression.
     "message.max.bytes": 1_000_000_000,
     # The default of Java's and Faust's producers, so that a key's partition is the same whoever writes it.
@@ -76,6 +78,9 @@ class Emitter(Protocol):
 
     def abort(self) -> None:
         """Drops what was sent since the last commit; a failure makes the emitter `UnknownOutcomeError`."""
+
+    def breathe(self) -> None:
+        """Serves the client's callbacks, for times in which nothing is sent: statistics pile up otherwise."""
 
     def close(self) -> None:
         """Leaves without committing."""
@@ -138,6 +143,9 @@ class TransactionalEmitter:
         except WorldError as error:
             raise UnknownOutcomeError(str(error)) from error
         self._open = False
+
+    def breathe(self) -> None:
+        self._producer.poll(0)
 
     def close(self) -> None:
         # Messages of an open transaction are dropped: nobody waits for the deliveries of what will be aborted.
@@ -270,6 +278,9 @@ class AtLeastOnceEmitter:
         self._producer.purge()
         self._flush()
         self._failed.clear()
+
+    def breathe(self) -> None:
+        self._producer.poll(0)
 
     def close(self) -> None:
         with suppress(KafkaException):  # a producer that is spent says so again

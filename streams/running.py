@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import signal
 from typing import TYPE_CHECKING, Any
 
 from processors import DomainError
@@ -14,13 +13,16 @@ from schemas.dead_letter import topic_name as dead_letter_topic
 from schemas.topics import domains
 from streams.emitter import AtLeastOnceEmitter, TransactionalEmitter
 from streams.errors import SetupError
+from streams.grace import Grace
 from streams.loading import Opened, open_domain
 from streams.local import endpoints
 from streams.local.allowed import require_rights
 from streams.local.connection import kafka_config
 from streams.local.topics import TopicsError, TopicSpec, ensure_topics, message_limit
-from streams.observe.health import Endpoint
-from streams.observe.metrics import WorkerMetrics
+from streams.observe.health import Endpoint, progressing
+from streams.observe.metrics import WorkerMetrics, process_registry
+from streams.observe.model import MeasuredSession
+from streams.observe.queues import watch_consumer, watch_producer
 from streams.worker import Worker
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from streams.source import Source
 
 log = logging.getLogger(__name__)
+
+_UNFINISHED = "leaving; Kafka aborts the open transaction, and its events are read again"
 
 
 def group_of(settings: Settings, domain: str) -> str:
@@ -93,6 +97,38 @@ def run_worker(settings: Settings, domain: str, slot: str, workers: int = 1) -> 
     Raises:
         HeadraceError: It cannot start, or must not go on; the message says what to do.
     """
+    health = _Health(settings.worker.stall_timeout_s)
+    metrics = WorkerMetrics(process_registry("worker", domain=domain, slot=slot))
+    host, port = settings.metrics.host, settings.metrics.port
+    with Endpoint(metrics.registry, health.ready, health.live, host, port) as at:
+        key = "metrics" if slot == "0" else f"metrics-{slot}"
+        endpoints.publish(settings.data, key, at.url)
+        try:
+            worker = health.worker = _make_worker(settings, domain, slot, workers, metrics)
+            _calm_garbage_collection()
+            with Grace(settings.worker.shutdown_grace_s, worker.stop, _UNFINISHED):
+                worker.run()
+        finally:
+            endpoints.withdraw(settings.data, key)
+
+
+class _Health:
+    """What the endpoint says of a worker, from before there is one: a model may load for minutes."""
+
+    def __init__(self, stall_timeout_s: float) -> None:
+        self.worker: Worker | None = None
+        self._stall_timeout_s = stall_timeout_s
+
+    def ready(self) -> dict[str, str]:
+        if self.worker is None:
+            return {"model": "being loaded"}
+        return {"model": "", **self.worker.conditions()}
+
+    def live(self) -> dict[str, str]:
+        return {} if self.worker is None else progressing(self.worker.stalled_s, self._stall_timeout_s)
+
+
+def _make_worker(settings: Settings, domain: str, slot: str, workers: int, metrics: WorkerMetrics) -> Worker:
     kafka = kafka_config(settings)
     opened = _opened(settings, domain, workers)
     if settings.kafka.security:
@@ -100,12 +136,12 @@ def run_worker(settings: Settings, domain: str, slot: str, workers: int = 1) -> 
 
         require_rights(kafka, worker_rights(settings, domain, opened.processor), f"worker of {domain}")
     ensure_domain_topics(settings, domain, kafka)
-    metrics = WorkerMetrics()
     metrics.observe_model(opened.manifest.reference, opened.session.providers, opened.session.slice)
     identity = f"{identity_of(settings, domain)}-{slot}"
+    producing = {**kafka, **watch_producer(metrics)}
     worker = Worker(
         opened.processor,
-        opened.session,
+        MeasuredSession(opened.session, metrics),
         settings.worker,
         kafka=kafka,
         group=group_of(settings, domain),
@@ -113,19 +149,12 @@ def run_worker(settings: Settings, domain: str, slot: str, workers: int = 1) -> 
         changelog=changelog_of(settings, domain),
         dead_letters=dead_letter_topic(domain),
         dead_letter_bytes=message_limit(kafka, dead_letter_topic(domain)),
-        make_emitter=lambda source: _make_emitter(settings, kafka, identity, source),
+        make_emitter=lambda source: _make_emitter(settings, producing, identity, source),
         metrics=metrics,
+        source_settings=watch_consumer(metrics),
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
-    with Endpoint(metrics.registry, lambda: worker.ready, host=settings.metrics.host, port=settings.metrics.port) as at:
-        key = "metrics" if slot == "0" else f"metrics-{slot}"
-        endpoints.publish(settings.data, key, at.url)
-        _calm_garbage_collection()
-        try:
-            worker.run()
-        finally:
-            endpoints.withdraw(settings.data, key)
+    metrics.watch_batcher(lambda: len(worker.waiting), lambda: worker.waiting.size_bytes)
+    return worker
 
 
 def _opened(settings: Settings, domain: str, workers: int) -> Opened:

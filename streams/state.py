@@ -66,7 +66,8 @@ class ChangelogReader:
     @property
     def progress(self) -> dict[int, tuple[int, int]]:
         """Partition → (offsets read, offsets to read) of what is being restored."""
-        return {p: (r.position - r.start, r.end - r.start) for p, r in self._restoring.items()}
+        # Other threads ask too: the list is made at once, the loop may change the dict meanwhile.
+        return {p: (r.position - r.start, r.end - r.start) for p, r in list(self._restoring.items())}
 
     def begin(self, partitions: Iterable[int]) -> None:
         """Starts reading partitions from their beginning; call it after their committed offsets were read."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from schemas.dead_letter import to_message
 from schemas.envelope import Message, Record, Reject
+from streams._conditions import missing
 from streams.batcher import Batcher
 from streams.deadline import Deadline, max_age_of
 from streams.errors import AbortError, ConsumerSpentError, HeadraceError, StopError, UnknownOutcomeError, WorldError
@@ -64,6 +65,7 @@ class Worker:
         make_emitter: Callable[[Source], Emitter],
         metrics: WorkerMetrics,
         dead_letter_bytes: int | None = None,
+        source_settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._processor = processor
         self._session = session
@@ -93,8 +95,10 @@ class Worker:
         self._restore_shown_at = 0.0
         self._ends_due_at = 0.0
         self._stopping = False
+        # When the loop last came round, for whoever watches it from another thread.
+        self._looked = time.monotonic()
         self._make_source: Callable[[], Source] = lambda: Source(
-            kafka,
+            {**kafka, **(source_settings or {})},
             processor.input_topic,
             group=group,
             instance=instance,
@@ -113,8 +117,8 @@ class Worker:
             StopError: Going on would be wrong, or has failed too often in a row.
         """
         try:
-            self._tables.catch_up(_TABLES_TIMEOUT_S, lambda: self._stopping)
-            while not self._stopping:
+            self._tables.catch_up(_TABLES_TIMEOUT_S, self._come_round)
+            while not self._come_round():
                 self._attempt(self._step if self._broken is None else self._recover)
             if self._broken is None:
                 self._reach_ends()
@@ -129,8 +133,27 @@ class Worker:
     @property
     def ready(self) -> bool:
         """Whether tables are read, partitions are held, and the state of each is there."""
-        at_work = self._broken is None and not self._restoring
-        return self._tables.complete and bool(self._source.assignment) and at_work
+        return not any(self.conditions().values())
+
+    def conditions(self) -> dict[str, str]:
+        """What it takes to answer events, and why it is not there; empty where it is. For any thread."""
+        restoring = {} if self._restorer is None else self._restorer.progress
+        return missing(self._broken, self._tables.complete, self._source, restoring)
+
+    @property
+    def stalled_s(self) -> float:
+        """How long ago the loop last came round. For any thread."""
+        return time.monotonic() - self._looked
+
+    @property
+    def waiting(self) -> Batcher:
+        """What was read and is in no micro-batch yet; others may ask it for its size."""
+        return self._batcher
+
+    def _come_round(self) -> bool:
+        """Says that the loop gets on; returns whether it is to end."""
+        self._looked = time.monotonic()
+        return self._stopping
 
     def _step(self) -> None:
         self._tables.follow()
@@ -148,6 +171,7 @@ class Worker:
                 self._commit()
         if now >= self._ends_due_at and self._transaction_began is None:
             self._ends_due_at = now + _ENDS_S
+            self._emitter.breathe()
             self._reach_ends()
         if self._commit_due(now):
             self._commit()

@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.envelope import Record, Reject
 from streams.observe import logs
-from streams.observe._histogram import ArrayHistogram
-from streams.observe.health import Endpoint
+from streams.observe._collectors import ArrayHistogram
+from streams.observe.health import Endpoint, always
 from streams.observe.metrics import LATENCY_BUCKETS_S, STAGES, SinkMetrics, WorkerMetrics
 from streams.settings import LogSettings
 
@@ -47,7 +47,7 @@ def test_a_micro_batch_is_counted() -> None:
         sample(own, "headrace_dead_letters_total", reason="a"),
         sample(own, "headrace_dead_letters_total", reason="b"),
     )
-    assert 2 == sample(own, "headrace_micro_batch_size_count")
+    assert 2 == sample(own, "headrace_micro_batch_events_count")
 
 
 def test_stages_and_transactions_are_counted() -> None:
@@ -78,9 +78,9 @@ def test_what_is_no_longer_held_is_no_longer_shown() -> None:
     metrics.observe_counters({"late_events": 3})
 
     own = metrics.registry
-    assert (None, 7) == tuple(sample(own, "headrace_consumer_lag", partition=p) for p in "01")
-    assert (0.5, 1.0) == tuple(sample(own, "headrace_restore_progress", partition=p) for p in "12")
-    assert 3 == sample(own, "headrace_processor_count", what="late_events")
+    assert (None, 7) == tuple(sample(own, "headrace_consumer_lag_messages", partition=p) for p in "01")
+    assert (0.5, 1.0) == tuple(sample(own, "headrace_restore_progress_ratio", partition=p) for p in "12")
+    assert 3 == sample(own, "headrace_processor_events_total", kind="late_events")
 
 
 def test_the_model_is_shown() -> None:
@@ -107,8 +107,8 @@ def test_the_sink_is_counted() -> None:
         sample(own, "headrace_sink_rows_total", table="t"),
         sample(own, "headrace_sink_insert_seconds_sum", table="t"),
         sample(own, "headrace_sink_failures_total"),
-        sample(own, "headrace_sink_unreadable_total"),
-        sample(own, "headrace_sink_lag", topic="topic", partition="3"),
+        sample(own, "headrace_sink_unreadable_messages_total"),
+        sample(own, "headrace_sink_lag_messages", topic="topic", partition="3"),
     )
 
 
@@ -160,45 +160,55 @@ def test_the_endpoint_serves_metrics_and_health() -> None:
     """`/metrics` can be parsed; health follows what the process says; other paths are told what there is."""
     metrics = WorkerMetrics()
     metrics.observe_latency([0.03])
-    ready = False
+    missing = "being loaded"
 
-    with Endpoint(metrics.registry, lambda: ready) as endpoint:
+    with Endpoint(metrics.registry, lambda: {"model": missing, "state": ""}) as endpoint:
         status, text = fetch(endpoint.url + "/metrics?x=1")
         names = {family.name for family in text_string_to_metric_families(text)}
         answers = [fetch(endpoint.url + path) for path in ("/health/live", "/health/ready", "/nothing")]
-        ready = True
+        missing = ""
         later = fetch(endpoint.url + "/health/ready")
 
     assert 200 == status
     assert {"headrace_latency_seconds", "headrace_events_read"} <= names
-    assert [(200, '{"live":true}'), (503, '{"ready":false}')] == answers[:2]
+    assert [
+        (200, {"live": True}),
+        (
+            503,
+            {
+                "ready": False,
+                "conditions": {"model": False, "state": True},
+                "missing": {"model": "being loaded"},
+            },
+        ),
+    ] == [(code, json.loads(body)) for code, body in answers[:2]]
     assert (404, True) == (answers[2][0], "/health/ready" in answers[2][1])
-    assert (200, '{"ready":true}') == later
+    assert (200, {"ready": True, "conditions": {"model": True, "state": True}}) == (later[0], json.loads(later[1]))
 
 
 def test_a_check_that_fails_is_an_answer() -> None:
     """A check that raises makes the process not ready; the endpoint goes on."""
 
-    def broken() -> bool:
+    def broken() -> dict[str, str]:
         msg = "no broker"
         raise OSError(msg)
 
     with Endpoint(CollectorRegistry(), broken) as endpoint:
-        assert (503, {"ready": False, "error": "OSError: no broker"}) == (
+        assert (503, {"check": "OSError: no broker"}) == (
             (answer := fetch(endpoint.url + "/health/ready"))[0],
-            json.loads(answer[1]),
+            json.loads(answer[1])["missing"],
         )
         assert 200 == fetch(endpoint.url + "/health/live")[0]
 
 
 def test_a_closed_endpoint_frees_its_port() -> None:
     """Another process can take the port at once."""
-    with Endpoint(CollectorRegistry(), lambda: True) as first:
+    with Endpoint(CollectorRegistry(), always) as first:
         port = int(first.url.rpartition(":")[2])
-    with Endpoint(CollectorRegistry(), lambda: True, port=port) as second:
+    with Endpoint(CollectorRegistry(), always, port=port) as second:
         assert first.url == second.url
         with pytest.raises(OSError, match="in use"):
-            Endpoint(CollectorRegistry(), lambda: True, port=port)
+            Endpoint(CollectorRegistry(), always, port=port)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +34,7 @@ def store(
     import msgspec
 
     from schemas.topics import domains
+    from streams.grace import Grace
     from streams.local import endpoints
     from streams.local.allowed import require_some
     from streams.local.connection import kafka_config
@@ -52,16 +52,15 @@ def store(
         for name in require_some(kafka, {name: store_rights(settings, name) for name in domains()}, "store"):
             logging.getLogger(__name__).warning("nothing of %s is stored: this user may not read its topics", name)
     service = StoreService(settings, kafka, sinks=sink)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop())
-    service.start()
-    endpoints.publish(settings.data, "store", service.url)
-    endpoints.publish(settings.data, "clickhouse", service.clickhouse_url)
-    typer.echo(service.url)
-    try:
-        service.wait()
-    finally:
-        endpoints.withdraw(settings.data, "store", "clickhouse")
+    with Grace(settings.store.shutdown_grace_s, service.stop, "leaving; what is not stored is read again"):
+        service.start()
+        endpoints.publish(settings.data, "store", service.url)
+        endpoints.publish(settings.data, "clickhouse", service.clickhouse_url)
+        typer.echo(service.url)
+        try:
+            service.wait()
+        finally:
+            endpoints.withdraw(settings.data, "store", "clickhouse")
 
 
 def query(

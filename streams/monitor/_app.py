@@ -7,16 +7,22 @@ here the isolation level is set where its consumer is made. Apps acknowledge the
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import faust
 from faust.transport.drivers import aiokafka as driver
 
+from streams.grace import end_as_it_stands
 from streams.monitor import _kafka
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_UNFINISHED = "leaving; what was not kept is read again"
 
 
 class _CommittedThread(driver.AIOKafkaConsumerThread):
@@ -119,8 +125,32 @@ def make_app(name: str, config: Mapping[str, str], folder: Path) -> MonitorApp:
     )
 
 
-def run_app(app: faust.App) -> NoReturn:
-    """Runs the app until SIGTERM or Ctrl-C, then exits: 0 when asked to end, 1 after a crash."""
-    worker = faust.Worker(app, quiet=True, override_logging=False, redirect_stdouts=False)
+def run_app(app: faust.App, finish: Callable[[], Awaitable[None]], grace_s: float) -> NoReturn:
+    """Runs the app until SIGTERM or Ctrl-C, then exits: 0 when asked to end, 1 after a crash.
+
+    Args:
+        app: What runs.
+        finish: Called when the end is asked for, before anything is stopped.
+        grace_s: Past it the process ends as it stands.
+    """
+    worker = _Worker(app, finish, grace_s)
     worker.spinner = None
     worker.execute_from_commandline()
+
+
+class _Worker(faust.Worker):
+    def __init__(self, app: faust.App, finish: Callable[[], Awaitable[None]], grace_s: float) -> None:
+        super().__init__(app, quiet=True, override_logging=False, redirect_stdouts=False)
+        self._finish = finish
+        self._grace_s = grace_s
+
+    async def on_stop(self) -> None:
+        """Called by Faust before it stops the app."""
+        timer = threading.Timer(self._grace_s, end_as_it_stands, (self._grace_s, _UNFINISHED))
+        timer.daemon = True
+        timer.start()
+        try:
+            await self._finish()
+        except Exception:
+            log.exception("what was read last could not be kept; it is read again")
+        await super().on_stop()

@@ -107,13 +107,15 @@ class Watchdog:
         """Ends watching, before an orderly end of the process."""
         self._stop.set()
 
-    def live(self) -> bool:
-        """Whether there was progress, or nothing to do, in half the time after which the process would leave."""
-        return self._progress.stalled_s(time.monotonic()) < self._timeout_s / 2
+    def live(self) -> dict[str, str]:
+        """The condition of progress, or of nothing to do, in half the time after which the process would leave."""
+        stalled_s = self._progress.stalled_s(time.monotonic())
+        fine = stalled_s < self._timeout_s / 2
+        return {"progress": "" if fine else f"none for {stalled_s:.0f} s on {', '.join(self._progress.stalled())}"}
 
-    def ready(self) -> bool:
-        """Whether the broker answers and the monitor gets on."""
-        return self._broker_answers and self.live()
+    def ready(self) -> dict[str, str]:
+        """The conditions that the broker answers and the monitor gets on."""
+        return {"kafka": "" if self._broker_answers else "the broker does not answer", **self.live()}
 
     async def _watch(self) -> None:
         while not self._stop.is_set():

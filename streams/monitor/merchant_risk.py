@@ -91,6 +91,15 @@ class MerchantRiskMonitor:
         """Per partition the offset before which everything is summed; of the changelog, what was read back."""
         return dict(self._positions)
 
+    async def finish(self) -> None:
+        """Tells and keeps what was read by now, whenever that would have been due; called before the app stops."""
+        async with self._lock:
+            if self.recovered and not self.app.should_stop:
+                self._next_telling = self._next_keeping = 0.0
+                self._sum()
+                await self._tell()
+                await self._keep()
+
     # Wiring.
 
     def _declare(self) -> Any:

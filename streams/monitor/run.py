@@ -20,7 +20,7 @@ from streams.monitor._progress import Watchdog
 from streams.monitor._quiet import RepeatsFilter
 from streams.monitor.merchant_risk import CHANGELOG, GROUP, MerchantRiskMonitor
 from streams.observe.health import Endpoint
-from streams.observe.metrics import MonitorMetrics
+from streams.observe.metrics import MonitorMetrics, process_registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENDPOINT = "monitor"
+_RESTORING = "does not hold all partitions, or still reads back what is known of merchants"
 
 # Faust reads about 8,000 records/s back, so what is read back is kept short: small segments, closed after a minute, can
 # be compacted soon.
@@ -62,7 +63,7 @@ def run_monitor(settings: Settings, domain: str = "fraud") -> NoReturn:
 
         require_rights(config, monitor_rights(), f"monitor of {domain}")
     ensure(config, settings)
-    metrics = MonitorMetrics()
+    metrics = MonitorMetrics(process_registry("monitor", domain=domain))
     monitor = MerchantRiskMonitor(config, folder, settings.monitor, _codecs(settings), metrics)
     watchdog = Watchdog(
         _kafka.client_settings(config),
@@ -75,7 +76,7 @@ def run_monitor(settings: Settings, domain: str = "fraud") -> NoReturn:
     )
     endpoint = Endpoint(
         metrics.registry,
-        ready=lambda: monitor.recovered and watchdog.ready(),
+        ready=lambda: {"state": "" if monitor.recovered else _RESTORING, **watchdog.ready()},
         live=watchdog.live,
         host=settings.metrics.host,
         port=settings.monitor.web_port,
@@ -84,7 +85,7 @@ def run_monitor(settings: Settings, domain: str = "fraud") -> NoReturn:
     watchdog.start()
     log.info("monitor of %s on %s; health at %s/health/ready", domain, config["bootstrap.servers"], endpoint.url)
     try:
-        run_app(monitor.app)
+        run_app(monitor.app, monitor.finish, settings.monitor.shutdown_grace_s)
     finally:
         watchdog.stop()
         endpoint.close()

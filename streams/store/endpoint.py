@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from streams.observe.health import shown
 from streams.store import _request
 from streams.store._packing import choose, compress, pack
 from streams.store._request import Wanted, authorize, content_type, http_status
@@ -48,6 +49,7 @@ def endpoint(
     store: EmbeddedStore | None,
     limits: StoreSettings,
     status: Callable[[], dict[str, Any]],
+    health: Callable[[str], dict[str, str]],
     registry: CollectorRegistry,
     version: str = "",
     timezone: str = "UTC",
@@ -57,12 +59,13 @@ def endpoint(
     Args:
         store: The engine; None where a server has the data.
         limits: Passwords and bounds.
-        status: What `/status` shows; `live` and `ready` in it are the health.
+        status: What `/status` shows.
+        health: The conditions of `live` and `ready`.
         registry: What `/metrics` shows.
         version: Of the engine, shown with errors.
         timezone: Of the engine.
     """
-    return Starlette(routes=_Routes(store, limits, status, registry, version, timezone).all())
+    return Starlette(routes=_Routes(store, limits, status, health, registry, version, timezone).all())
 
 
 class _Routes:
@@ -71,6 +74,7 @@ class _Routes:
         store: EmbeddedStore | None,
         limits: StoreSettings,
         status: Callable[[], dict[str, Any]],
+        health: Callable[[str], dict[str, str]],
         registry: CollectorRegistry,
         version: str,
         timezone: str,
@@ -78,6 +82,7 @@ class _Routes:
         self._store = store
         self._limits = limits
         self._status = status
+        self._health = health
         self._registry = registry
         self._version = version
         self._timezone = timezone
@@ -124,12 +129,10 @@ class _Routes:
 
     async def health(self, request: Request) -> Response:
         check = request.path_params["check"]
-        found = self._status()
         if check not in ("live", "ready"):
             return PlainTextResponse("/health/live and /health/ready are here\n", 404)
-        fine = bool(found[check])
-        why = {} if fine or not found.get("away") else {"error": found["away"]}
-        return JSONResponse({check: fine, **why}, 200 if fine else 503)
+        fine, body = shown(check, lambda: self._health(check))
+        return JSONResponse(body, 200 if fine else 503)
 
     def _let_in(self, request: Request) -> bool:
         """Whether an administrator asks; without a password only this machine's own pages may."""

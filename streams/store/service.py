@@ -15,7 +15,8 @@ from schemas.clickhouse import tables
 from schemas.codec import codec_for
 from schemas.dead_letter import DeadLetterRow
 from streams.errors import WorldError
-from streams.observe.metrics import SinkMetrics
+from streams.observe.health import progressing
+from streams.observe.metrics import SinkMetrics, process_registry
 from streams.store._embedded import EmbeddedStore
 from streams.store._reader import Reader
 from streams.store.client import StoreRefusedError, open_store
@@ -62,7 +63,7 @@ class StoreService:
         self._kafka = kafka
         self._tables = tables() if declared is None else declared
         self._stop = threading.Event()
-        self._metrics = SinkMetrics()
+        self._metrics = SinkMetrics(process_registry("store"))
         self._sink: Sink | None = None
         self._sinks = sinks
         self._failure: BaseException | None = None
@@ -132,14 +133,30 @@ class StoreService:
         return {
             "store": "embedded" if self._embedded else "server",
             "database": self._store.database,
-            "live": alive and (sink is None or time.monotonic() - sink.looked < _LIVE_S),
-            "ready": alive and (sink.ready if sink else not self._sinks),
+            "live": not any(self._live(sink, alive).values()),
+            "ready": not any(self._ready(sink, alive).values()),
             "away": sink.away if sink else self._waiting,
             "topics": [table.topic for table in self._tables],
             "partitions": positions,
             "rows": sum(position["rows"] for position in positions),
             "rejects": sum(position["rejects"] for position in positions),
         }
+
+    def health(self, check: str) -> dict[str, str]:
+        """The conditions of `live` or `ready`, and why each is not met; empty where it is."""
+        alive = self._threads[1].is_alive()
+        return self._live(self._sink, alive) if check == "live" else self._ready(self._sink, alive)
+
+    def _live(self, sink: Sink | None, alive: bool) -> dict[str, str]:
+        running = {"sink": "" if alive else "its thread has ended"}
+        return running if sink is None else running | progressing(time.monotonic() - sink.looked, _LIVE_S)
+
+    def _ready(self, sink: Sink | None, alive: bool) -> dict[str, str]:
+        away = sink.away if sink else self._waiting
+        conditions = {"sink": "" if alive else "its thread has ended", "clickhouse": away}
+        if self._sinks:
+            conditions["assignment"] = "" if sink and sink.ready else "not every partition is assigned and flowing"
+        return conditions
 
     def __enter__(self) -> StoreService:
         self.start()
@@ -153,7 +170,8 @@ class StoreService:
         version, timezone = "", "UTC"
         if self._embedded:
             [[version, timezone]] = self._embedded.rows("SELECT version(), timezone()")
-        app = endpoint(self._embedded, own, self.status, self._metrics.registry, str(version), str(timezone))
+        registry = self._metrics.registry
+        app = endpoint(self._embedded, own, self.status, self.health, registry, str(version), str(timezone))
         family = socket.AF_INET6 if ":" in own.host else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
