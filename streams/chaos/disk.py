@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,10 @@ class SmallDisk:
     def free(self, pid: int) -> None:
         del pid
         self._resize(_ROOMY)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copies what is on the disk to where it can be looked at when the disk is gone."""
+        shutil.copytree(f"/proc/{self._helper.pid}/root{self._folder}", folder, dirs_exist_ok=True, symlinks=True)
 
     def close(self) -> None:
         for pipe in (self._helper.stdin, self._helper.stdout):

@@ -28,6 +28,7 @@ class Place(NamedTuple):
 
 COMMANDS: dict[str, Place] = {
     "demo": Place("demo", "app", "Run the main job, start to finish, on embedded services."),
+    "chaos": Place("chaos", "app", "Break all services by a seed, and account for every event."),
     "up": Place("up", "app", "Run all services until Ctrl-C."),
     "broker": Place("broker", "app", "Run a real Kafka broker on this machine."),
     "worker": Place("worker", "app", "Answer the events of a domain."),

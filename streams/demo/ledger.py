@@ -53,9 +53,19 @@ class Ledger:
         return self._results.total() + self._dead.total()
 
     @property
+    def results(self) -> int:
+        """Results read so far."""
+        return self._results.total()
+
+    @property
     def waiting_since(self) -> float | None:
         """When the event was sent that waits longest for its answer; None where none waits."""
         return next(iter(self._unanswered.values()), None)
+
+    @property
+    def inputs(self) -> dict[Coordinate, str]:
+        """What was sent so far: the id, or the coordinate in words where it has none."""
+        return dict(self._inputs)
 
     def sent(self, coordinate: Coordinate, identity: str | None, truth: bool | None, at: float) -> None:
         """An event lies on the input topic; without an id it can only become a dead letter."""

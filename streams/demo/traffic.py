@@ -62,7 +62,7 @@ class Traffic:
         self._demo = demo
         self._ledger = ledger
         self._failed: list[str] = []
-        self._reader = Tail(kafka, self.output.name, self._dead_letters)
+        self._reader = Tail({**kafka, "log_level": 0}, self.output.name, self._dead_letters)
         self.starts = {p: offset for (topic, p), offset in self._reader.starts.items() if topic == self.output.name}
         """Where each partition of the results ended when this began."""
         self._producer = Producer(
