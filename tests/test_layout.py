@@ -32,6 +32,7 @@ ROOMS = {
         "streams/source.py",
         "streams/state.py",
         "streams/store/",
+        "streams/chaos/",
         "streams/demo/",
     ),
     "faust": ("streams/monitor/",),
