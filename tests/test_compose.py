@@ -1,89 +1,56 @@
-"""`docker-compose.yml` and `deploy/` say the same as the code: commands, settings, ports, versions, files.
+"""`docker-compose.yml` says the same as the code: commands, settings, ports, versions, files.
 
-No engine runs here: what Docker does with them is not tested, see docs/deployment.md.
+No engine runs here: what Docker does with it is not tested, see docs/deployment.md.
 """
 
 from __future__ import annotations
 
+import importlib.resources
 import json
+import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 import pytest
 import yaml
 from command_lines import mistake
-from prometheus_client import CollectorRegistry
+from deployments import (
+    COMPOSE,
+    DEPLOY,
+    DOCKERFILE,
+    OWN,
+    ROOT,
+    SECRETS,
+    SERVICES,
+    instruction,
+    interpolated,
+    settings_of,
+)
+from jsonschema import Draft7Validator
 
 from streams.local.jars import KAFKA_VERSION
 from streams.local.topics import TopicSpec
-from streams.observe.health import Endpoint
-from streams.settings import Loaded, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-GIVEN = {"HEADRACE_TOKEN_KEY": "ab" * 32, "CLICKHOUSE_PASSWORD": "hush", "CLICKHOUSE_READER_PASSWORD": "read"}
-"""What the user writes into .env."""
-QUESTIONS = [
-    "SELECT n FROM headrace.t SETTINGS max_threads = 1",
-    "INSERT INTO headrace.t VALUES (9)",
-    "DROP TABLE headrace.t",
-    "CREATE TABLE headrace.u (n UInt8) ENGINE Memory",
-    "SELECT n FROM other.t",
-]
+    from streams.settings import Loaded
 
-
-def interpolated(text: str, given: dict[str, str]) -> str:
-    """The text as Compose reads it: `${NAME}`, `${NAME:-default}`, `${NAME:?why}`, the inner ones first."""
-
-    def value(found: re.Match[str]) -> str:
-        name, kind, rest = found.groups()
-        assert kind != ":?" or given.get(name), f"{name}: {rest}"
-        return given.get(name) or (rest if kind == ":-" else "")
-
-    while (after := re.sub(r"\$\{(\w+)(?:(:[-?])([^${}]*))?\}", value, text)) != text:
-        text = after
-    return text
-
-
-COMPOSE: dict[str, Any] = yaml.safe_load(interpolated((ROOT / "docker-compose.yml").read_text(), GIVEN))
-SERVICES: dict[str, Any] = COMPOSE["services"]
-OWN = {name: service for name, service in SERVICES.items() if service["image"].startswith("headrace")}
-DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
-INSTRUCTIONS = [
-    line.split(maxsplit=1)
-    for line in re.sub(r"(^|\n)\s*#[^\n]*", "", DOCKERFILE).replace("\\\n", " ").splitlines()
-    if line.strip()
-]
-IMAGE_ENVIRONMENT = dict(
-    pair.split("=", 1) for word, rest in INSTRUCTIONS if word == "ENV" for pair in rest.split() if "HEADRACE_" in pair
-)
+WORKERS = ("worker", "worker-gpu")
+ROLES = {name: "worker" if name in WORKERS else name for name in OWN}
 
 
 @pytest.fixture
 def loaded(tmp_path: Path) -> dict[str, Loaded]:
     """The settings that each of our services starts with."""
-    secrets = tmp_path / "secrets"
-    secrets.mkdir()
-    for name, secret in COMPOSE["secrets"].items():
-        (secrets / name).write_text(GIVEN[secret["environment"]])
-    return {
-        name: load_settings(
-            env={
-                key: str(value).replace("/run/secrets", str(secrets))
-                for key, value in (IMAGE_ENVIRONMENT | service["environment"]).items()
-            }
-        )
-        for name, service in OWN.items()
-    }
+    return {name: settings_of(service["environment"], tmp_path / "secrets") for name, service in OWN.items()}
 
 
 def listeners(text: str) -> dict[str, tuple[str, int]]:
@@ -97,9 +64,19 @@ def published(service: str) -> dict[int, str]:
     return {int(port.rpartition(":")[2]): port.rpartition(":")[0] for port in SERVICES[service].get("ports", [])}
 
 
-def test_our_services_are_worker_store_and_monitor() -> None:
+def test_it_is_a_compose_file() -> None:
+    """The schema of the Compose Specification takes it, so no key is misspelt or misplaced."""
+    schemas = importlib.resources.files("check_jsonschema") / "builtin_schemas" / "vendor"
+    validator = Draft7Validator(json.loads((schemas / "compose-spec.json").read_text()))
+    wrong = {"services": {"worker": {**SERVICES["worker"], "read_onlyy": True}}}
+
+    assert [] == [f"{error.json_path}: {error.message}" for error in validator.iter_errors(COMPOSE)]
+    assert not validator.is_valid(wrong)
+
+
+def test_our_services_are_workers_store_and_monitor() -> None:
     """One image, three commands; everything else is somebody else's image."""
-    assert {"worker", "store", "monitor"} == set(OWN)
+    assert {*WORKERS, "store", "monitor"} == set(OWN)
     assert {"kafka", "clickhouse", "prometheus", "grafana"} == set(SERVICES) - set(OWN)
 
 
@@ -107,90 +84,154 @@ def test_our_services_are_worker_store_and_monitor() -> None:
 def test_commands_exist(name: str) -> None:
     """`headrace` takes each command as it stands."""
     assert "" == mistake(OWN[name]["command"])
-    assert name == OWN[name]["command"][0]
+    assert ROLES[name] == OWN[name]["command"][0]
 
 
 def test_every_variable_is_a_setting(loaded: dict[str, Loaded]) -> None:
-    """What compose file and image set is read; a name that headrace does not know would be left aside silently."""
+    """What the compose file sets is read; a name that headrace does not know would be left aside silently."""
     for name, service in OWN.items():
-        variables = {key for key in IMAGE_ENVIRONMENT | service["environment"] if key.startswith("HEADRACE_")}
+        variables = {key for key in service["environment"] if key.startswith("HEADRACE_")}
 
-        assert variables == variables & set(loaded[name].origins.values())
+        assert variables
+        assert set() == variables - set(loaded[name].origins.values())
 
 
 def test_workers_have_identities_of_their_own() -> None:
     """Replicas share one command, so the slot must come from the container; its name must not be set for all."""
-    command = SERVICES["worker"]["command"]
+    for name in WORKERS:
+        command = SERVICES[name]["command"]
 
-    assert "{host}" in command[command.index("--slot") + 1]
-    assert not {"hostname", "container_name"} & SERVICES["worker"].keys()
-    assert not SERVICES["worker"].get("ports")
+        assert "{host}" in command[command.index("--slot") + 1]
+        assert not {"hostname", "container_name", "ports"} & SERVICES[name].keys()
 
 
-def test_the_token_key_is_a_secret(loaded: dict[str, Loaded]) -> None:
-    """It reaches the workers as a file that their user may read, and nobody's environment."""
-    [secret] = SERVICES["worker"]["secrets"]
-    [user] = [rest for word, rest in INSTRUCTIONS if word == "USER"]
+def test_gpus_are_a_profile() -> None:
+    """Only who asks for the profile gets workers on GPUs: members of the same group, from the image with CUDA."""
+    plain, gpu = SERVICES["worker"], SERVICES["worker-gpu"]
+    [device] = gpu["deploy"]["resources"]["reservations"]["devices"]
 
-    assert GIVEN["HEADRACE_TOKEN_KEY"] == loaded["worker"].settings.privacy.token_key
-    assert f"{secret['uid']}:{secret['gid']}" == user
-    assert not [name for name, one in SERVICES.items() if GIVEN["HEADRACE_TOKEN_KEY"] in json.dumps(one)]
+    assert {"worker-gpu": ["gpu"]} == {
+        name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service
+    }
+    assert ("gpu", "headrace:gpu") == (gpu["build"]["target"], gpu["image"])
+    assert ("nvidia", ["gpu"]) == (device["driver"], device["capabilities"])
+    assert (plain["command"], plain["environment"]) == (gpu["command"], gpu["environment"])
+
+
+def test_secrets_are_files(loaded: dict[str, Loaded]) -> None:
+    """No secret is in anybody's environment: `docker inspect` shows that to whoever may talk to the engine.
+
+    Compose refuses secrets that are no files where the root file system is read-only.
+    """
+    held = {name: set(service.get("secrets", [])) for name, service in SERVICES.items() if service.get("secrets")}
+    texts = [json.dumps([service.get("environment"), service.get("command")]) for service in SERVICES.values()]
+
+    assert {name: {"file": f"deploy/secrets/{name}"} for name in SECRETS} == COMPOSE["secrets"]
+    assert held == {
+        **{name: {"token_key"} for name in WORKERS},
+        "store": {"clickhouse_url"},
+        "clickhouse": {"clickhouse_users"},
+        "grafana": {"clickhouse_reader_password"},
+    }
+    assert [] == [text for text in texts if re.search(r'(?i)(password|token|secret)\w*": "(?!/run/secrets/)', text)]
+    for name in WORKERS:
+        assert SECRETS["token_key"] == loaded[name].settings.privacy.token_key
+    assert SECRETS["clickhouse_url"] == loaded["store"].settings.clickhouse.url
+
+
+def test_secrets_are_made_once(tmp_path: Path) -> None:
+    """`deploy/make-secrets` writes what the services look for, hashes for ClickHouse, and never overwrites a key."""
+    folder = tmp_path / "secrets"
+    for _ in range(2):
+        done = subprocess.run([DEPLOY / "make-secrets", folder], capture_output=True, text=True, check=True)
+        made = {path.name: path.read_text().strip() for path in folder.iterdir()}
+    hashes = {element.tag: element.text for element in ElementTree.fromstring(made["clickhouse_users"])}
+    url = urlsplit(made["clickhouse_url"])
+
+    assert set(SECRETS) == set(made)
+    assert "token_key is there already: kept" in done.stdout
+    assert 64 == len(bytes.fromhex(made["token_key"]).hex())
+    assert {"headrace_sha256": sha256(url.password), "reader_sha256": sha256(made["clickhouse_reader_password"])} == (
+        hashes
+    )
+    assert ("headrace", "clickhouse", 8123) == (url.username, url.hostname, url.port)
+    assert (0o700, {0o444}) == (
+        stat.S_IMODE(folder.stat().st_mode),
+        {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()},
+    )
+    assert "/deploy/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def sha256(text: str | None) -> str:
+    """As the program of that name prints it."""
+    import hashlib
+
+    return hashlib.sha256((text or "").encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_nothing_can_be_written_but_two_folders(name: str) -> None:
+    """The root file system is read-only; the data folder belongs to the image's user, and is as large as it has to be.
+
+    tests/test_deploy_image.py runs headrace like that.
+    """
+    mounts = dict(mount.split(":", 1) for mount in SERVICES[name]["tmpfs"])
+    uid, gid = instruction("USER").split(":")
+
+    assert SERVICES[name]["read_only"] is True
+    assert {"/var/lib/headrace", "/tmp"} == set(mounts)
+    assert f"uid={uid},gid={gid},mode=0750" in mounts["/var/lib/headrace"]
+    assert all("size=" in options for options in mounts.values())
+
+
+def test_services_have_as_few_rights_as_they_need() -> None:
+    """Nobody gains rights, has unbounded memory or logs, or listens on the network; only ClickHouse starts as root."""
+    for name, service in SERVICES.items():
+        assert ["no-new-privileges:true"] == service["security_opt"], name
+        assert "memory" in service["deploy"]["resources"]["limits"], name
+        assert {"driver": "local"} == service["logging"], name
+        assert not {"privileged", "network_mode", "pid"} & service.keys()
+        assert {"127.0.0.1"} >= {address.partition(":")[0] for address in published(name).values()}
+    assert ["clickhouse"] == [name for name, service in SERVICES.items() if service.get("cap_drop") != ["ALL"]]
 
 
 def test_one_port_for_health_and_metrics(loaded: dict[str, Loaded]) -> None:
     """Endpoints, EXPOSE, HEALTHCHECK and Prometheus mean the same port, reachable from outside the container."""
-    [exposed] = [int(rest) for word, rest in INSTRUCTIONS if word == "EXPOSE"]
-    [check] = [rest for word, rest in INSTRUCTIONS if word == "HEALTHCHECK"]
+    exposed = int(instruction("EXPOSE"))
     worker, store, monitor = (loaded[name].settings for name in ("worker", "store", "monitor"))
-    jobs = {job["job_name"]: job["dns_sd_configs"] for job in prometheus()["scrape_configs"]}
+    configuration = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+    jobs = {job["job_name"]: job["dns_sd_configs"] for job in configuration["scrape_configs"]}
 
     assert {("0.0.0.0", exposed)} == {
         (worker.metrics.host, worker.metrics.port),
         (store.store.host, store.store.port),
         (monitor.metrics.host, monitor.monitor.web_port),
     }
-    assert f"127.0.0.1:{exposed}/health/ready" in check
-    assert {name: ([name], exposed) for name in OWN} == {
+    assert f"127.0.0.1:{exposed}/health/ready" in instruction("HEALTHCHECK")
+    assert {"worker": (list(WORKERS), exposed), "store": (["store"], exposed), "monitor": (["monitor"], exposed)} == {
         name: (targets[0]["names"], targets[0]["port"]) for name, targets in jobs.items()
     }
 
 
-def prometheus() -> dict[str, Any]:
-    """Prometheus's configuration."""
-    configuration: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
-    return configuration
-
-
-@pytest.mark.parametrize("ready", [True, False])
-def test_the_health_check_tells(ready: bool) -> None:
-    """The image's own check ends with 0 where the process is ready, and with something else where not."""
-    [check] = [rest for word, rest in INSTRUCTIONS if word == "HEALTHCHECK"]
-    words = json.loads(check[check.index("[") :])
-    with Endpoint(CollectorRegistry(), ready=lambda: {"model": "" if ready else "being loaded"}) as endpoint:
-        code = words[2].replace("http://127.0.0.1:9400", endpoint.url)
-        done = subprocess.run([sys.executable, *words[1:2], code], capture_output=True, timeout=30)
-
-    assert "python" == words[0]
-    assert ready == (done.returncode == 0)
-
-
 def test_services_wait_for_what_they_need() -> None:
-    """Whoever is waited for has a health check to wait for."""
+    """Everybody has a health check, and whoever needs another waits for it."""
     checked = {name for name, service in SERVICES.items() if "healthcheck" in service} | set(OWN)
     needed = {name: set(service.get("depends_on", {})) for name, service in SERVICES.items()}
     conditions = {one["condition"] for service in SERVICES.values() for one in service.get("depends_on", {}).values()}
 
+    assert set(SERVICES) == checked
     assert {"service_healthy"} == conditions
-    assert set() == set().union(*needed.values()) - checked
     assert all("kafka" in needed[name] for name in OWN)
     assert {"kafka", "clickhouse"} == needed["store"]
 
 
-def test_a_transaction_can_end_before_the_container_does(loaded: dict[str, Loaded]) -> None:
-    """The grace at a stop is longer than a transaction may take."""
-    grace_s = int(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
+@pytest.mark.parametrize("name", OWN)
+def test_work_can_end_before_the_container_does(name: str, loaded: dict[str, Loaded]) -> None:
+    """Docker's grace at a stop is longer than the process's own."""
+    grace_s = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+    own_s = getattr(loaded[name].settings, ROLES[name]).shutdown_grace_s
 
-    assert 1000 * grace_s > loaded["worker"].settings.worker.transaction_timeout_ms
+    assert grace_s >= own_s + 5
 
 
 def test_kafka_is_where_it_is_looked_for(loaded: dict[str, Loaded]) -> None:
@@ -204,6 +245,17 @@ def test_kafka_is_where_it_is_looked_for(loaded: dict[str, Loaded]) -> None:
     assert {outer[1]: f"127.0.0.1:{outer[1]}"} == published("kafka")
     assert {name: at[1] for name, at in advertised.items()} == {
         name: at[1] for name, at in opened.items() if name != environment["KAFKA_CONTROLLER_LISTENER_NAMES"]
+    }
+
+
+def test_the_cluster_can_be_another() -> None:
+    """`.env` may name other brokers."""
+    given = {"KAFKA_BOOTSTRAP": "elsewhere:9092", "KAFKA_PARTITIONS": "48"}
+    other = yaml.safe_load(interpolated((ROOT / "docker-compose.yml").read_text(), given))["services"]
+
+    assert {("elsewhere:9092", 48)} == {
+        (other[name]["environment"]["HEADRACE_KAFKA"], other[name]["environment"]["HEADRACE_KAFKA__PARTITIONS"])
+        for name in OWN
     }
 
 
@@ -233,136 +285,41 @@ def test_versions_are_those_that_the_tests_run_on() -> None:
 
 
 def test_the_store_knows_the_server(loaded: dict[str, Loaded]) -> None:
-    """User, password, port and database are those that the server is started with."""
-    environment = SERVICES["clickhouse"]["environment"]
+    """User, port and database are those that the server has, and it makes no user of its own beside ours."""
+    users = ElementTree.parse(DEPLOY / "clickhouse-users.xml")
     url = urlsplit(loaded["store"].settings.clickhouse.url)
+    database = loaded["store"].settings.clickhouse.database
+    granted = [query.text or "" for query in users.findall(f"users/{url.username}/grants/query")]
 
-    assert (environment["CLICKHOUSE_USER"], environment["CLICKHOUSE_PASSWORD"]) == (url.username, url.password)
     assert ("clickhouse", 8123) == (url.hostname, url.port)
-    assert environment["CLICKHOUSE_DB"] == loaded["store"].settings.clickhouse.database
+    assert any(text.endswith(f" ON {database}.*") for text in granted)
     assert {8123: "127.0.0.1:8123"} == published("clickhouse")
-
-
-def test_grafana_asks_as_the_reader() -> None:
-    """Its data sources are services here, and ClickHouse knows its user and password."""
-    sources = {
-        source["type"]: source
-        for source in yaml.safe_load((ROOT / "deploy" / "grafana" / "datasources.yml").read_text())["datasources"]
-    }
-    clickhouse = sources["grafana-clickhouse-datasource"]
-    users = ElementTree.parse(ROOT / "deploy" / "clickhouse-reader.xml").find("users")
-
-    assert users is not None
-    assert [clickhouse["jsonData"]["username"]] == [user.tag for user in users]
-    assert "http://prometheus:9090" == sources["prometheus"]["url"]
-    assert ("clickhouse", 8123) == (clickhouse["jsonData"]["host"], clickhouse["jsonData"]["port"])
-    assert SERVICES["clickhouse"]["environment"]["CLICKHOUSE_DB"] == clickhouse["jsonData"]["defaultDatabase"]
-    assert "$CLICKHOUSE_READER_PASSWORD" == clickhouse["secureJsonData"]["password"]
-    for name in ("grafana", "clickhouse"):
-        assert "read" == SERVICES[name]["environment"]["CLICKHOUSE_READER_PASSWORD"]
-    assert clickhouse["type"] in SERVICES["grafana"]["environment"]["GF_PLUGINS_PREINSTALL"]
-
-
-def test_the_reader_reads_and_changes_nothing(tmp_path: Path) -> None:
-    """A real engine under the reader's profile and grants answers a question and refuses everything else."""
-    text = (ROOT / "deploy" / "clickhouse-reader.xml").read_text()
-    text = re.sub(r"<password from_env=\"\w+\"/>", "<password/>", text).replace("reader>", "default>")
-    text = text.replace("<profile>reader<", "<profile>default<").replace(
-        "</profiles>", "</profiles><quotas><default/></quotas>"
-    )
-    users = tmp_path / "users.xml"
-    users.write_text(text)
-    config = tmp_path / "config.xml"
-    config.write_text(
-        f"<clickhouse><user_directories><users_xml><path>{users}</path></users_xml></user_directories>"
-        f"<users_config>{users}</users_config></clickhouse>"
-    )
-    script = f"""
-import chdb
-owner = chdb.connect({str(tmp_path / "db")!r})
-owner.query("CREATE DATABASE headrace")
-owner.query("CREATE TABLE headrace.t ENGINE MergeTree ORDER BY n AS SELECT 7 AS n")
-owner.query("CREATE DATABASE other")
-owner.query("CREATE TABLE other.t ENGINE MergeTree ORDER BY n AS SELECT 8 AS n")
-owner.close()
-reader = chdb.connect({str(tmp_path / "db") + "?config-file=" + str(config)!r})
-for sql in {QUESTIONS!r}:
-    try:
-        print(reader.query(sql, "TabSeparated").bytes().decode().strip() or "done")
-    except Exception as error:
-        print("refused" if "Code: 497" in str(error) or "Code: 164" in str(error) else error)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-
-    assert ["7", *["refused"] * (len(QUESTIONS) - 1)] == done.stdout.splitlines(), done.stderr
+    assert {"CLICKHOUSE_SKIP_USER_SETUP": "1"} == SERVICES["clickhouse"]["environment"]
+    assert "/run/secrets/clickhouse_users" == users.findtext("include_from")
 
 
 def test_files_to_mount_and_targets_to_build_exist() -> None:
     """A path that is not there would be made as an empty folder, owned by root."""
-    mounts = [
-        volume.split(":")[0]
-        for service in SERVICES.values()
-        for volume in service.get("volumes", [])
-        if volume.startswith(".")
-    ]
+    volumes = [volume.split(":") for service in SERVICES.values() for volume in service.get("volumes", [])]
+    mounts = [source for source, *_ in volumes if source.startswith(".")]
     stages = re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE, re.MULTILINE)
-    named = {volume.split(":")[0] for one in SERVICES.values() for volume in one.get("volumes", [])} - set(mounts)
-    gpu = yaml.safe_load((ROOT / "deploy" / "gpu.yml").read_text())["services"]["worker"]
 
     assert [] == [mount for mount in mounts if not (ROOT / mount).exists()]
-    assert named == set(COMPOSE["volumes"])
-    assert {"cpu"} == {one["build"]["target"] for one in OWN.values()}
+    assert {source for source, *_ in volumes} - set(mounts) == set(COMPOSE["volumes"])
+    assert all(rest[-1] == "ro" for source, *rest in volumes if source in mounts)
+    assert {"cpu", "gpu"} == {one["build"]["target"] for one in OWN.values()}
     assert {"cpu", "gpu"} <= set(stages)
-    assert ("gpu", "headrace:gpu") == (gpu["build"]["target"], gpu["image"])
     assert "cpu" == stages[-1]
     assert {"deploy/Dockerfile"} == {one["build"]["dockerfile"] for one in OWN.values()}
 
 
-def copied() -> Iterator[str]:
-    """What the Dockerfile takes from the checkout."""
-    for word, rest in INSTRUCTIONS:
-        if word == "COPY" and not rest.startswith("--from"):
-            yield from rest.split()[:-1]
-
-
-def test_the_image_gets_what_the_wheel_needs() -> None:
-    """Packages, readme and licence are copied, and .dockerignore lets them through."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    needed = {
-        "pyproject.toml",
-        project["project"]["readme"],
-        *project["project"]["license-files"],
-        *project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"],
-    }
-    let_in = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
-
-    assert needed == set(copied())
-    assert needed == set(let_in)
-    assert [] == [name for name in needed if not (ROOT / name).exists()]
-
-
-def test_images_are_built_with_one_onnx_runtime() -> None:
-    """The gpu stage asks for the extra gpu and not for cpu, and the reverse; both leave the default groups out."""
-    builds = re.findall(r"uv sync (.*?)(?:\\?\n|&&|$)", DOCKERFILE)
-    stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)
-
-    assert all("--no-default-groups" in build for build in builds)
-    for runtime in ("cpu", "gpu"):
-        [stage] = [stage for stage in stages if f"AS build-{runtime}\n" in stage]
-
-        assert {runtime} == set(re.findall(r"--extra (\w+)", stage))
-
-
-def test_compose_itself_accepts_the_file(tmp_path: Path) -> None:
+def test_compose_itself_accepts_the_file() -> None:
     """`docker compose config`, where the plugin is installed."""
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
         pytest.skip("no Docker client with the Compose plugin here")
-    environment = tmp_path / "env"
-    environment.write_text("".join(f"{name}={value}\n" for name, value in GIVEN.items()))
-    files = ["-f", "docker-compose.yml", "-f", "deploy/gpu.yml"]
     done = subprocess.run(
-        [docker, "compose", "--env-file", str(environment), *files, "config", "--format", "json"],
+        [docker, "compose", "--profile", "gpu", "config", "--format", "json"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -370,3 +327,109 @@ def test_compose_itself_accepts_the_file(tmp_path: Path) -> None:
 
     assert 0 == done.returncode, done.stderr
     assert set(SERVICES) == set(json.loads(done.stdout)["services"])
+
+
+class TestUsers:
+    """The users of ClickHouse, on a real engine: each may do its work and nothing else."""
+
+    QUESTIONS = (
+        "SELECT n FROM headrace.t SETTINGS max_threads = 1",
+        "INSERT INTO headrace.t VALUES (9)",
+        "DROP TABLE headrace.t",
+        "CREATE TABLE headrace.u (n UInt8) ENGINE Memory",
+        "SELECT n FROM other.t",
+    )
+    ASK = """
+import sys, chdb
+connection = chdb.connect(sys.argv[1])
+for sql in sys.argv[2:]:
+    try:
+        print(connection.query(sql, "TabSeparated").bytes().decode().strip() or "done")
+    except Exception as error:
+        print("refused" if "Code: 497" in str(error) or "Code: 164" in str(error) else error)
+"""
+    WORK = """
+import json, sys, chdb
+from schemas.clickhouse import tables
+from streams.store.tables import ensure_tables
+
+class Engine:
+    database = "headrace"
+    def __init__(self):
+        self.connection = chdb.connect(sys.argv[1])
+    def rows(self, sql, params=None):
+        text = self.connection.query(sql, "JSONCompactEachRow", params=params or {}).bytes().decode()
+        return [json.loads(line) for line in text.splitlines()]
+    def execute(self, sql, params=None):
+        self.connection.query(sql, "TabSeparated", params=params or {})
+
+engine = Engine()
+for days in (365, 30):
+    print(len(ensure_tables(engine, tables(), days)))
+print(engine.rows("SELECT count() FROM system.processes WHERE startsWith(query, 'INSERT INTO')")[0][0])
+"""
+
+    @staticmethod
+    def run(script: str, *arguments: str) -> list[str]:
+        """What a script prints in a process of its own: an engine is one per process."""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=120, env=environment
+        )
+        assert 0 == done.returncode, done.stderr
+        return done.stdout.splitlines()
+
+    @staticmethod
+    def as_user(name: str, folder: Path) -> str:
+        """Where to connect to be this user: an embedded engine has no other but `default`."""
+        (folder / "secret").write_text(
+            f"<clickhouse><headrace_sha256>{sha256('')}</headrace_sha256>"
+            f"<reader_sha256>{sha256('')}</reader_sha256></clickhouse>"
+        )
+        root = ElementTree.parse(DEPLOY / "clickhouse-users.xml").getroot()
+        users, profiles, include = root.find("users"), root.find("profiles"), root.find("include_from")
+        assert users is not None
+        assert profiles is not None
+        assert include is not None
+        include.text = str(folder / "secret")
+        users.remove(next(user for user in users if user.tag == "default"))
+        next(user for user in users if user.tag == name).tag = "default"
+        ElementTree.SubElement(profiles, "default")
+        ElementTree.SubElement(ElementTree.SubElement(root, "quotas"), "default")
+        path = folder / f"{name}.xml"
+        ElementTree.ElementTree(root).write(path)
+        config = folder / f"{name}-config.xml"
+        config.write_text(
+            f"<clickhouse><user_directories><users_xml><path>{path}</path></users_xml></user_directories>"
+            f"<users_config>{path}</users_config></clickhouse>"
+        )
+        return f"{folder / 'db'}?config-file={config}"
+
+    def test_the_reader_reads_and_changes_nothing(self, tmp_path: Path) -> None:
+        """Under the reader's profile and grants a question is answered and everything else refused."""
+        made = (
+            f"CREATE DATABASE {name}; CREATE TABLE {name}.t ENGINE MergeTree ORDER BY n AS SELECT 7 AS n"
+            for name in ("headrace", "other")
+        )
+        self.run(self.ASK, str(tmp_path / "db"), *[sql for one in made for sql in one.split("; ")])
+        answers = self.run(self.ASK, self.as_user("reader", tmp_path), *self.QUESTIONS)
+
+        assert ["7", *["refused"] * (len(self.QUESTIONS) - 1)] == answers
+
+    def test_the_store_can_work_and_nothing_else(self, tmp_path: Path) -> None:
+        """Under the store's grants all tables are made and changed; another database, or dropping one, is refused."""
+        place = self.as_user("headrace", tmp_path)
+        made, changed, running = self.run(self.WORK, place)
+        answers = self.run(
+            self.ASK,
+            place,
+            "INSERT INTO headrace._sink_owners (topic, partition, epoch, owner) VALUES ('t', 0, 1, 'me')",
+            "SELECT max(epoch) FROM headrace._sink_owners",
+            "DROP TABLE headrace.fraud_scores",
+            "CREATE DATABASE other",
+            "SELECT * FROM url('http://127.0.0.1:9', CSV, 'n UInt8')",
+        )
+
+        assert int(made) > int(changed) > 0
+        assert "0" == running
+        assert ["done", "1", "refused", "refused", "refused"] == answers
