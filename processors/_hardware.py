@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,7 +20,6 @@ __all__ = [
     "fallbacks",
     "gpu_visible",
     "no_gpu",
-    "options",
     "plan",
     "threads_for",
 ]
@@ -59,29 +58,6 @@ def plan(wanted: Sequence[str], available: Sequence[str]) -> Plan:
         if name not in available
     ]
     return Plan((*present, CPU), tuple(missing))
-
-
-def options(provider: str, device_id: int, cache_dir: Path | None, profile: str) -> dict[str, Any]:
-    """The options that a provider gets.
-
-    Args:
-        provider: Its name.
-        device_id: The GPU, where there are several.
-        cache_dir: Where TensorRT keeps the engines that it builds; without it each start builds them again.
-        profile: The model's digest or path, so that engines of two models do not meet.
-    """
-    if provider == "CUDAExecutionProvider":
-        # The default strategy doubles the arena at each growth; memory is not given back.
-        return {"device_id": device_id, "arena_extend_strategy": "kSameAsRequested"}
-    if provider == "TensorrtExecutionProvider":
-        cache = {} if cache_dir is None else {
-            "trt_engine_cache_enable": True,
-            "trt_timing_cache_enable": True,
-            "trt_engine_cache_path": str(cache_dir / "tensorrt" / profile),
-            "trt_timing_cache_path": str(cache_dir / "tensorrt"),
-        }  # fmt: skip
-        return {"device_id": device_id, **cache}
-    return {}
 
 
 def fallbacks(wanted: Sequence[str], got: str, reasons: Mapping[str, str]) -> list[str]:

@@ -13,10 +13,11 @@ import numpy as np
 
 from processors import _contract, _slices
 from processors._contract import Contract, ContractError, Declared, ModelError, Tensor
+from processors._lanes import Lane, stream
 from processors._outputs import Outputs, axis_of, dtype_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from processors import Arrays
 
@@ -63,7 +64,9 @@ class Rows:
         """Rows that the model insists on, if it does."""
         self._fill: float | None = None
         self.run_once = run_once
-        """One run, without a check of what is fed or comes out."""
+        """One run, without a check of what is fed or comes out; what it returns may be used again by the next run."""
+        self.lanes: Sequence[Lane] = ()
+        """Where there are several, slices go through them in turn, one copied while another one runs."""
         self._contract = contract
         self._name = name
         self._inputs = [_Input(tensor) for tensor in contract.inputs]
@@ -84,7 +87,10 @@ class Rows:
                 self.failed_runs += 1
                 raise
 
-        for start, stop in _slices.spans(rows, self.slice):
+        spans: Iterable[tuple[int, int]] = _slices.spans(rows, self.slice)
+        if len(self.lanes) > 1 and rows > self.slice:
+            spans = self._stream(inputs, spans)
+        for start, stop in spans:
             if wrong := _slices.isolate(run_rows, start, stop):
                 failed |= wrong
         outputs = self._kept.finish(failed)
@@ -94,6 +100,14 @@ class Rows:
             self.known_good = {given.name: given.cut(inputs, 0, 1).copy() for given in self._inputs}
         self.last_run_ms = (perf_counter() - started) * 1000
         return outputs, failed
+
+    def use_lanes(self, lanes: Sequence[Lane]) -> None:
+        """Runs slices on these lanes from now on."""
+        self.run_once, self.lanes = lanes[0], lanes
+
+    def use_plain(self, run_once: Callable[[Arrays], list[np.ndarray]]) -> None:
+        """Runs slices without lanes from now on."""
+        self.run_once, self.lanes = run_once, ()
 
     def find_good(self) -> list[str]:
         """Looks for one made-up row that the model runs; the reasons against those tried, empty where one runs."""
@@ -123,7 +137,7 @@ class Rows:
     def run_together(self, inputs: Arrays) -> Arrays:
         """One run of all rows as they are, neither cut nor padded; raises what the model raises."""
         results = self._checked(self.run_once(inputs), self._count(inputs))
-        return {name: result for (name, _), result in zip(self._outputs, results, strict=True)}
+        return {name: result.copy() for (name, _), result in zip(self._outputs, results, strict=True)}
 
     def run_alone(self, inputs: Arrays) -> Arrays:
         """Runs row by row, whatever the slice size; rows that fail hold zeros."""
@@ -133,17 +147,39 @@ class Rows:
         finally:
             self.slice = usual
 
+    def _stream(self, inputs: Arrays, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Runs slices through the lanes; those that raised, to be run one by one."""
+
+        def keep(span: tuple[int, int], results: list[np.ndarray]) -> None:
+            rows = span[1] - span[0]
+            self._kept.keep(span[0], self._trimmed(results, rows, self._size(rows)))
+
+        failed = stream(self.lanes, spans, lambda span: self._feed(inputs, *span), keep)
+        self.failed_runs += len(failed)
+        return failed
+
     def _run_slice(self, inputs: Arrays, start: int, stop: int) -> list[np.ndarray]:
-        rows = size = stop - start
+        rows = stop - start
+        return self._trimmed(self.run_once(self._feed(inputs, start, stop)), rows, self._size(rows))
+
+    def _size(self, rows: int) -> int:
+        """Rows that a run of so many has, those that only fill it up included."""
+        return (self.fixed or _slices.padded_size(rows, self.slice)) if self.pad else rows
+
+    def _feed(self, inputs: Arrays, start: int, stop: int) -> Arrays:
         # Spelt out for the first axis: a call per input and slice would be a share of small models' time.
         feed = {
             given.name: inputs[given.name][start:stop] if given.axis == 0 else given.cut(inputs, start, stop)
             for given in self._inputs
         }
         if self.pad:
-            size = self.fixed or _slices.padded_size(rows, self.slice)
+            size = self._size(stop - start)
             feed = {given.name: given.padded(feed[given.name], size) for given in self._inputs}
-        results = self._checked(self.run_once(feed), size)
+        return feed
+
+    def _trimmed(self, results: list[np.ndarray], rows: int, size: int) -> list[np.ndarray]:
+        """The results of the rows, without those that only filled the run up."""
+        self._checked(results, size)
         if size == rows:
             return results
         return [_slices.cut(result, 0, rows, axis) for (_, axis), result in zip(self._outputs, results, strict=True)]

@@ -5,29 +5,33 @@ The one file that imports ONNX Runtime.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
-from collections import OrderedDict
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnxruntime
 from onnxruntime import InferenceSession
 
-from processors import _hardware, _slices
+from processors import _cuda, _hardware, _slices
 from processors._contract import Declared, ModelError
+from processors._lanes import NO_GRAPH
+from processors._provider_options import TENSORRT, EngineCache, Gpu, Profile, attempts, engine_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from processors import Arrays
 
 __all__ = [
     "PROVIDERS",
-    "DeviceRunner",
+    "DeviceMemory",
     "HostRunner",
     "InferenceSession",
+    "Loaded",
     "SessionError",
     "available_providers",
     "declared",
@@ -36,9 +40,6 @@ __all__ = [
 ]
 
 PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", _hardware.CPU)
-
-# Device buffers that a session keeps, each for one input and shape; slices come in few shapes by design.
-_DEVICE_BUFFERS = 64
 
 # ONNX Runtime's words for element types, where they are not NumPy's.
 _DTYPES = {"float": "float32", "double": "float64"}
@@ -56,38 +57,82 @@ def available_providers() -> tuple[str, ...]:
     return tuple(onnxruntime.get_available_providers())
 
 
+class Loaded(NamedTuple):
+    """ONNX Runtime's session, and what it was made with."""
+
+    runtime: InferenceSession
+    cuda_graphs: bool
+
+
 def load(
     content: bytes,
     name: str,
     folder: Path,
+    *,
     threads: int,
     wanted: Sequence[str],
-    device_id: int,
+    gpu: Gpu,
     cache_dir: Path | None,
+    profile: Profile | None,
     log: logging.Logger,
-) -> InferenceSession:
-    """A session on the first wanted provider that starts; ONNX Runtime's own fallback does not say why it was one."""
+) -> Loaded:
+    """A session on the first wanted provider that starts; ONNX Runtime's own fallback does not say why it was one.
+
+    Args:
+        content: The model.
+        name: What errors call it.
+        folder: Where its external weights lie.
+        threads: Intra-op threads.
+        wanted: Execution providers in order of preference.
+        gpu: How it is run on a GPU.
+        cache_dir: Where TensorRT keeps its engines; None builds them again.
+        profile: Shapes for TensorRT, where they are known.
+        log: Where fallbacks are told.
+    """
     options = _options(threads, folder)
-    available = onnxruntime.get_available_providers()
-    plan = _hardware.plan(wanted, available)
+    plan = _hardware.plan(wanted, onnxruntime.get_available_providers())
     missing = dict(plan.missing)
     if _hardware.CUDA_PROVIDERS & set(plan.providers):
         onnxruntime.preload_dlls()
-    profile = hashlib.sha256(content).hexdigest()[:16]
-    trying = list(plan.providers)
-    while True:
-        with_options = [(name, _hardware.options(name, device_id, cache_dir, profile)) for name in trying]
+    cache = _engine_cache(cache_dir, content, gpu.device_id) if TENSORRT in plan.providers else None
+    for attempt in attempts(plan.providers, gpu, cache, profile):
         try:
-            runtime = InferenceSession(content, options, providers=with_options, enable_fallback=0)
-            break
+            with _engines_of_one(cache if attempt.first == TENSORRT else None):
+                runtime = InferenceSession(content, options, providers=list(attempt.providers), enable_fallback=0)
         except Exception as error:  # ONNX Runtime's errors have no base of their own.
-            if trying == [_hardware.CPU]:
+            if attempt.first == _hardware.CPU:
                 raise SessionError(f"{name}: cannot be loaded: {_slices.reason(error)}") from error
-            missing[trying.pop(0)] = _slices.reason(error)
-    active = runtime.get_providers()
-    missing |= {name: "it did not start, and ONNX Runtime does not say why" for name in trying if name not in active}
-    _say_once(wanted, _hardware.fallbacks(wanted, active[0], missing), log)
-    return runtime
+            missing[attempt.first] = _slices.reason(error)
+            if attempt.cuda_graphs:
+                log.warning("%s: is tried without CUDA graphs: %s", name, missing[attempt.first])
+        else:
+            if attempt.first in runtime.get_providers():
+                break
+            missing[attempt.first] = "it did not start, and ONNX Runtime does not say why"
+    _say_once(wanted, _hardware.fallbacks(wanted, attempt.first, missing), log)
+    return Loaded(runtime, attempt.cuda_graphs)
+
+
+def _engine_cache(cache_dir: Path | None, content: bytes, device_id: int) -> EngineCache | None:
+    driver = _cuda.driver()
+    if cache_dir is None or driver is None or device_id >= driver.count():
+        return None
+    facts = driver.gpus()[device_id]
+    versions = (f"ort{onnxruntime.__version__}", f"trt{_cuda.tensorrt_version()}", f"cuda{driver.version()}")
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return engine_folder(cache_dir, digest, versions, f"{facts.name} {facts.capability}")
+
+
+@contextmanager
+def _engines_of_one(cache: EngineCache | None) -> Iterator[None]:
+    """Lets one process of a machine build engines of a model; the others wait, and find them built."""
+    if cache is None:
+        yield
+        return
+    cache.engines.mkdir(parents=True, exist_ok=True)
+    with (cache.engines / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _options(threads: int, folder: Path) -> onnxruntime.SessionOptions:
@@ -141,56 +186,79 @@ def _dtype(word: str) -> str:
 
 
 class HostRunner:
-    """Runs on arrays in host memory; ONNX Runtime copies to a device where it must."""
+    """Runs on arrays in host memory; ONNX Runtime copies to a device where it must.
 
-    def __init__(self, runtime: InferenceSession, outputs: list[str]) -> None:
+    Args:
+        runtime: ONNX Runtime's session.
+        outputs: Names of what is computed.
+        graphs: Whether the session was made for CUDA graphs, which these runs then stay out of.
+    """
+
+    def __init__(self, runtime: InferenceSession, outputs: Sequence[str], *, graphs: bool = False) -> None:
         self._run = runtime.run
-        self._outputs = outputs
+        self._outputs = list(outputs)
+        self._options = DeviceMemory("cpu").run_options(NO_GRAPH, wait=True) if graphs else None
 
     def __call__(self, feed: Arrays) -> list[np.ndarray]:
-        results: list[np.ndarray] = self._run(self._outputs, feed)
+        results: list[np.ndarray] = self._run(self._outputs, feed, self._options)
         return results
 
-    def forget(self) -> None:
-        """Keeps nothing between runs."""
 
+class DeviceMemory:
+    """Buffers of a device and their counterparts on the host's side.
 
-class DeviceRunner:
-    """Runs on buffers of a device that are made once per shape, and copies outputs back when all are done."""
+    Args:
+        device: ONNX Runtime's word for it.
+        device_id: The device, where there are several.
+        shared: Whether device and host are one memory, so that nothing is copied; so by default on the CPU.
+        driver: Gives page-locked memory and copies; without it ONNX Runtime copies, by way of memory of its own.
+    """
 
-    def __init__(self, runtime: InferenceSession, outputs: list[str], device: str, device_id: int) -> None:
-        self._runtime = runtime
-        self._outputs = outputs
-        self._device = device
-        self._device_id = device_id
-        self._buffers: OrderedDict[tuple[str, tuple[int, ...], np.dtype], onnxruntime.OrtValue] = OrderedDict()
+    def __init__(
+        self,
+        device: str = "cuda",
+        device_id: int = 0,
+        *,
+        shared: bool | None = None,
+        driver: _cuda.Driver | None = None,
+    ) -> None:
+        self.device = device
+        self.device_id = device_id
+        self._shared = device == "cpu" if shared is None else shared
+        self._driver = driver
 
-    def __call__(self, feed: Arrays) -> list[np.ndarray]:
-        binding = self._runtime.io_binding()
-        for name, array in feed.items():
-            if array.dtype.kind in "OU":
-                binding.bind_cpu_input(name, array)
-            else:
-                binding.bind_ortvalue_input(name, self._placed(name, np.ascontiguousarray(array)))
-        for name in self._outputs:
-            binding.bind_output(name, self._device, self._device_id)
-        self._runtime.run_with_iobinding(binding)
-        results: list[np.ndarray] = binding.copy_outputs_to_cpu()
-        return results
+    def host(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+        """A buffer on the host's side, page-locked where there is such memory."""
+        pinned = None if self._driver is None else self._driver.pinned(shape, dtype)
+        return np.zeros(shape, dtype) if pinned is None else pinned
 
-    def forget(self) -> None:
-        """Lets go of the buffers, those of sizes that were only measured among them."""
-        self._buffers.clear()
+    def value(self, array: np.ndarray) -> onnxruntime.OrtValue:
+        """A buffer on the device with this content; on shared memory, the array itself."""
+        # On the CPU, ONNX Runtime takes the array's own memory.
+        own = array.copy() if self.device == "cpu" and not self._shared else array
+        return onnxruntime.OrtValue.ortvalue_from_numpy(own, self.device, self.device_id)
 
-    def _placed(self, name: str, array: np.ndarray) -> onnxruntime.OrtValue:
-        key = (name, array.shape, array.dtype)
-        value = self._buffers.get(key)
-        if value is None:
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(array.copy(), self._device, self._device_id)
-            self._buffers[key] = value
-            if len(self._buffers) > _DEVICE_BUFFERS:
-                self._buffers.popitem(last=False)
-        else:
-            self._buffers.move_to_end(key)
+    def put(self, array: np.ndarray, value: onnxruntime.OrtValue) -> None:
+        """Copies to the device."""
+        if self._driver is not None:
+            self._driver.to_device(array, value.data_ptr())
+        elif not self._shared:
             value.update_inplace(array)
-        return value
+
+    def get(self, value: onnxruntime.OrtValue, array: np.ndarray) -> None:
+        """Copies from the device."""
+        if self._driver is not None:
+            self._driver.to_host(value.data_ptr(), array)
+        elif not self._shared:
+            np.copyto(array, value.numpy())
+
+    def run_options(self, graph: int | None, *, wait: bool) -> onnxruntime.RunOptions:
+        """Options of a run: the id of its CUDA graph, and whether it returns when its results are there."""
+        options = onnxruntime.RunOptions()
+        # As for the session: errors come as exceptions, and nothing goes to stderr.
+        options.log_severity_level = 4
+        if graph is not None:
+            options.add_run_config_entry("gpu_graph_id", str(graph))
+        if not wait:
+            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        return options

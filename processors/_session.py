@@ -10,17 +10,31 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from processors import _contract, _hardware, _runtime, _warmup
+import msgspec
+
+from processors import _contract, _cuda, _hardware, _runtime, _warmup
 from processors._contract import Contract, ContractError
+from processors._lanes import bindable, lanes, settled
 from processors._models import Model
+from processors._provider_options import Gpu, shape_profile
 from processors._rows import Rows
-from processors._runtime import PROVIDERS, DeviceRunner, HostRunner, InferenceSession, SessionError, available_providers
+from processors._runtime import (
+    PROVIDERS,
+    DeviceMemory,
+    HostRunner,
+    InferenceSession,
+    SessionError,
+    available_providers,
+)
+from processors._ways import PLAIN, UNBOUND, Way, settle_way
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from processors import Arrays, _curve
+    from processors._lanes import Lane, Memory
+    from processors._provider_options import Profile
 
 __all__ = ["PROVIDERS", "Session", "SessionError", "available_providers"]
 
@@ -28,6 +42,8 @@ LOG = logging.getLogger("headrace.session")
 
 # Where no made-up row runs, nothing can be measured; tree and sequence models were all near their best here.
 _UNMEASURED_SLICE = 256
+
+_ANY_GPU = Gpu()
 
 
 class Session:
@@ -39,8 +55,8 @@ class Session:
         name: What errors and logs call the model.
         slice_size: Rows of one run; 0 measures the latency curve and picks.
         pad: Whether short slices are padded to a few sizes, as devices want it.
-        device: Memory that inputs and outputs are bound to (`cuda`; `cpu` takes the same path); None binds nothing.
-        device_id: The device, where there are several.
+        memory: Of the device that inputs and outputs are bound to; None binds nothing.
+        way: How slices are to run on bound memory; CUDA graphs need a runtime that was made for them.
         log: Where warnings go.
 
     Raises:
@@ -55,8 +71,8 @@ class Session:
         name: str = "model",
         slice_size: int = 0,
         pad: bool = False,
-        device: str | None = None,
-        device_id: int = 0,
+        memory: Memory | None = None,
+        way: Way = PLAIN,
         log: logging.Logger = LOG,
     ) -> None:
         _require(contract, runtime, name)
@@ -70,21 +86,37 @@ class Session:
         self._runtime = runtime
         self.fixed_batch = _contract.fixed_batch(contract, _runtime.declared(runtime)[0])
         """Rows that the file insists on; None where it takes any."""
-        names = [tensor.name for tensor in contract.outputs]
-        self._runner = HostRunner(runtime, names) if device is None else DeviceRunner(runtime, names, device, device_id)
+        host = HostRunner(runtime, [tensor.name for tensor in contract.outputs], graphs=way.cuda_graphs)
         self._rows = Rows(
-            self._runner,
+            host,
             contract,
             name=name,
             slice_size=slice_size or _UNMEASURED_SLICE,
             fixed=self.fixed_batch,
             pad=pad,
         )
+
+        def warn(message: str) -> None:
+            log.warning("%s: %s", name, message)
+
+        def lanes_of(chosen: Way) -> tuple[Lane, ...]:
+            assert memory is not None, "a way is settled on bound memory only"
+            return lanes(runtime, contract, memory, 2 if chosen.overlap else 1, graphs=way.cuda_graphs)
+
+        bound = memory is not None and bindable(contract)
+        if bound:
+            self._rows.use_lanes(lanes_of(PLAIN))
         self.curve: tuple[_curve.Point, ...] = _warmup.warm_up(
-            self._rows, measure_curve=not slice_size, warn=lambda message: log.warning("%s: %s", name, message)
+            self._rows, measure_curve=not slice_size, warn=warn, forget=self._forget
         )
         """What runs cost by their number of rows, where that was measured."""
-        self._runner.forget()
+        self.way = UNBOUND
+        """How slices run on bound memory, if they do."""
+        if bound and self._rows.known_good is not None:
+            graphs = way.cuda_graphs and settled(contract)
+            if way.cuda_graphs and not graphs:
+                warn("CUDA graphs not used: the shapes of its outputs do not follow from those of its inputs")
+            self.way = settle_way(self._rows, msgspec.structs.replace(way, cuda_graphs=graphs), lanes_of, host, warn)
 
     @classmethod
     def open(
@@ -97,7 +129,7 @@ class Session:
         threads: int = 0,
         workers: int = 1,
         slice: int = 0,  # noqa: A002 - the word of the settings
-        device_id: int = 0,
+        gpu: Gpu = _ANY_GPU,
         cache_dir: Path | None = None,
         log: logging.Logger = LOG,
     ) -> Session:
@@ -111,7 +143,7 @@ class Session:
             threads: Intra-op threads; 0 shares the cores among the workers.
             workers: Workers on this machine.
             slice: Rows of one run; 0 measures and picks.
-            device_id: The GPU, where there are several.
+            gpu: How it is run on a GPU.
             cache_dir: Where TensorRT keeps its engines.
             log: Where warnings go.
 
@@ -126,7 +158,17 @@ class Session:
             expects = promised if expects is None else expects.completed_by(promised)
         threads = _hardware.threads_for(threads, workers, _hardware.available_cores())
         folder = (model.path if isinstance(model, Model) else model).parent
-        runtime = _runtime.load(content, name, folder, threads, providers, device_id, cache_dir, log)
+        runtime, with_graphs = _runtime.load(
+            content,
+            name,
+            folder,
+            threads=threads,
+            wanted=providers,
+            gpu=gpu,
+            cache_dir=cache_dir,
+            profile=None if expects is None else _profile(expects, slice),
+            log=log,
+        )
         on_gpu = bool(_hardware.GPU_PROVIDERS & _runtime.placement(runtime).keys())
         if require_gpu and not on_gpu:
             raise SessionError(_hardware.no_gpu(name, runtime.get_providers(), available_providers()))
@@ -139,8 +181,8 @@ class Session:
             name=name,
             slice_size=slice,
             pad=on_gpu,
-            device="cuda" if on_cuda else None,
-            device_id=device_id,
+            memory=DeviceMemory("cuda", gpu.device_id, driver=_cuda.driver()) if on_cuda else None,
+            way=Way(cuda_graphs=with_graphs, overlap=gpu.overlap),
             log=log,
         )
 
@@ -182,8 +224,12 @@ class Session:
     def measure(self, budget_s: float = 1.5) -> tuple[_curve.Point, ...]:
         """Measures the latency curve on made-up rows, keeps it in `curve` and returns it; the slice size stays."""
         self.curve = _warmup.measure(self._rows, budget_s)
-        self._runner.forget()
+        self._forget()
         return self.curve
+
+    def _forget(self) -> None:
+        for lane in self._rows.lanes:
+            lane.forget()
 
     def placement(self) -> dict[str, int]:
         """How many nodes of the optimised graph each execution provider runs."""
@@ -195,6 +241,12 @@ def _read(path: Path) -> tuple[bytes, str]:
         return path.read_bytes(), path.name
     except OSError as error:
         raise SessionError(f"{path}: cannot be read: {error}") from error
+
+
+def _profile(contract: Contract, slice_size: int) -> Profile | None:
+    """The shapes that runs will have: up to the slice, or up to what the curve is measured with."""
+    largest = slice_size or _warmup.largest_measured(contract)
+    return shape_profile(contract, slice_size or _UNMEASURED_SLICE, largest)
 
 
 def _require(contract: Contract, runtime: InferenceSession, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from processors import _curve, _slices
+from processors import _contract, _curve, _slices
 from processors._compare import beyond_rounding, differences
 from processors._contract import ModelError
 
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from processors import Arrays
+    from processors._contract import Contract
     from processors._rows import Rows
 
-__all__ = ["measure", "warm_up"]
+__all__ = ["largest_measured", "measure", "sizes", "warm_up"]
 
 # Rows of one measured run stay under this: pictures and long sequences get big before they get to 4,096 rows.
 _MEASURED_BYTES = 128_000_000
@@ -27,8 +28,16 @@ _POOL_BYTES = 8_000_000
 _NEIGHBOURS = 3
 
 
-def warm_up(rows: Rows, *, measure_curve: bool, warn: Callable[[str], None]) -> tuple[_curve.Point, ...]:
+def warm_up(
+    rows: Rows, *, measure_curve: bool, warn: Callable[[str], None], forget: Callable[[], None] = lambda: None
+) -> tuple[_curve.Point, ...]:
     """Settles the slice size, runs every size that slices will come in, and returns the curve if it was measured.
+
+    Args:
+        rows: What runs the model.
+        measure_curve: Whether the slice size is measured.
+        warn: Takes what the user should know.
+        forget: Gives back the memory of sizes that were only tried.
 
     Raises:
         ModelError: What comes out is not what was declared.
@@ -55,17 +64,23 @@ def warm_up(rows: Rows, *, measure_curve: bool, warn: Callable[[str], None]) -> 
             rows.slice = _curve.pick(curve)
         if rows.slice > 1:
             _warn_of_neighbours(rows, warn)
-    for size in _slices.buckets(rows.slice) if rows.pad and not rows.fixed else sorted({1, rows.slice}):
+    forget()
+    for size in sizes(rows):
         rows.run(rows.made_up(size))
     rows.last_run_ms = 0.0
     return curve
+
+
+def sizes(rows: Rows) -> tuple[int, ...]:
+    """The numbers of rows that runs will have, as far as that is known."""
+    return _slices.buckets(rows.slice) if rows.pad and not rows.fixed else tuple(sorted({1, rows.slice}))
 
 
 def measure(rows: Rows, budget_s: float = 1.5) -> tuple[_curve.Point, ...]:
     """The latency curve on made-up rows; empty where none of them runs."""
     if rows.known_good is None:
         return ()
-    row_bytes = max(1, sum(array.nbytes for array in rows.known_good.values()))
+    row_bytes = _bytes(rows.known_good)
     most = max(1, _MEASURED_BYTES // row_bytes)
     pool_rows = max(1, min(_curve.SIZES[-1], _POOL_BYTES // row_bytes))
     pool = rows.made_up(pool_rows)
@@ -85,6 +100,16 @@ def measure(rows: Rows, budget_s: float = 1.5) -> tuple[_curve.Point, ...]:
 
     sizes = (rows.fixed,) if rows.fixed else tuple(size for size in _curve.SIZES if size <= most)
     return _curve.measure(run, sizes, budget_s)
+
+
+def largest_measured(contract: Contract) -> int:
+    """The most rows that a curve is measured with."""
+    most = _MEASURED_BYTES // _bytes(_contract.sample(contract, 1))
+    return max((size for size in _curve.SIZES if size <= most), default=1)
+
+
+def _bytes(row: Arrays) -> int:
+    return max(1, sum(array.nbytes for array in row.values()))
 
 
 def _failure_together(rows: Rows) -> str:

@@ -67,12 +67,12 @@ def table(folder: Path) -> Session:
 # Rows and slices
 
 
-@given(n=st.integers(0, 60), size=st.integers(1, 70), pad=st.booleans(), bound=st.booleans())
+@given(n=st.integers(0, 60), size=st.integers(1, 70), pad=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_slices_equal_whole(doubling: Path, n: int, size: int, pad: bool, bound: bool) -> None:
-    """Whatever the slice size, padded or not, on bound buffers or not, rows get what one run of all would give."""
+def test_slices_equal_whole(doubling: Path, n: int, size: int, pad: bool) -> None:
+    """Whatever the slice size, padded or not, rows get what one run of all would give."""
     runtime = onnxruntime.InferenceSession(doubling, providers=list(CPU))
-    session = Session(runtime, DOUBLING, slice_size=size, pad=pad, device="cpu" if bound else None)
+    session = Session(runtime, DOUBLING, slice_size=size, pad=pad)
     x = rows(n)
     outputs, failed = session.run({"x": x})
 
@@ -532,18 +532,6 @@ def test_processor_declares_and_manifest_completes() -> None:
     assert Contract(theirs.inputs, mine.outputs, axes={"seq": 4}) == mine.completed_by(theirs)
 
 
-def test_device_buffers_are_few_and_given_back(doubling: Path) -> None:
-    """Bound buffers are kept per shape, and those of the measuring are not kept at all."""
-    runtime = onnxruntime.InferenceSession(doubling, providers=list(CPU))
-    session = Session(runtime, DOUBLING, pad=True, device="cpu")
-
-    assert 0 == len(session._runner._buffers)
-    session._rows.slice = 64
-    for n in range(1, 65):
-        session.run({"x": rows(n)})
-    assert len(buckets(64)) == len(session._runner._buffers)
-
-
 # Providers and threads
 
 
@@ -619,17 +607,6 @@ def test_gpu_that_has_no_kernel_for_the_model_is_not_taken_for_one_that_runs_it(
     message = _hardware.no_gpu("trees@1", ("CUDAExecutionProvider", "CPUExecutionProvider"), ())
 
     assert "CUDAExecutionProvider has no kernel for any node of this model" in message
-
-
-def test_engines_of_two_models_do_not_meet(tmp_path: Path) -> None:
-    """TensorRT keeps engines per model, and keeps them only where a directory is given."""
-    first = _hardware.options("TensorrtExecutionProvider", 1, tmp_path, "a")
-    second = _hardware.options("TensorrtExecutionProvider", 1, tmp_path, "b")
-
-    assert 1 == first["device_id"]
-    assert first["trt_engine_cache_path"] != second["trt_engine_cache_path"]
-    assert {"device_id": 0} == _hardware.options("TensorrtExecutionProvider", 0, None, "a")
-    assert {} == _hardware.options("CPUExecutionProvider", 0, tmp_path, "a")
 
 
 # Warm-up and curve

@@ -1,0 +1,513 @@
+"""Sessions on bound memory: the way of a GPU, walked on the CPU with ONNX Runtime's own buffers."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_models
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from processors._contract import Contract, ModelError, Tensor
+from processors._cuda import CudaError, Driver
+from processors._lanes import bindable, settled, stream
+from processors._rows import BrokenModelError
+from processors._runtime import DeviceMemory
+from processors._session import Session
+from processors._slices import buckets, spans
+from processors._ways import PLAIN, UNBOUND, Way
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PERCEPTRON = Contract(
+    (Tensor("features", "float32", ("batch", 4)),),
+    (Tensor("label", "int64", ("batch",)), Tensor("probabilities", "float32", ("batch", 3))),
+)
+TABLE = Contract((Tensor("index", "int64", ("batch",), values=(0, 99)),), (Tensor("square", "float32", ("batch",)),))
+
+GRAPHS, OVERLAP, BOTH = Way(cuda_graphs=True), Way(overlap=True), Way(cuda_graphs=True, overlap=True)
+
+
+class HostDriver(Driver):
+    """Stands in for NVIDIA's driver on a machine without one: "device" addresses are the host's own."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.copies = 0
+
+    def pinned(self, shape: Any, dtype: np.dtype) -> np.ndarray | None:
+        return np.full(shape, 7, dtype)
+
+    def to_device(self, array: np.ndarray, address: int) -> None:
+        self.copies += 1
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def to_host(self, address: int, array: np.ndarray) -> None:
+        self.copies += 1
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+
+class TellingMemory(DeviceMemory):
+    """The CPU's memory, which keeps what runs were told."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu", shared=False)
+        self.told: list[tuple[int | None, bool]] = []
+
+    def run_options(self, graph: int | None, *, wait: bool) -> onnxruntime.RunOptions:
+        self.told.append((graph, wait))
+        return super().run_options(graph, wait=wait)
+
+
+class StaleMemory(DeviceMemory):
+    """Memory whose copies to the device do not arrive, as with a graph that was recorded at another address."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu", shared=False)
+
+    def put(self, array: np.ndarray, value: onnxruntime.OrtValue) -> None:
+        pass
+
+
+class RefusingMemory(DeviceMemory):
+    """Memory of a device that has room for so many buffers."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__("cpu", shared=False)
+        self.left = room
+
+    def value(self, array: np.ndarray) -> onnxruntime.OrtValue:
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("Failed to allocate memory for requested buffer")
+        return super().value(array)
+
+
+MEMORIES: dict[str, Callable[[], DeviceMemory]] = {
+    "shared": lambda: DeviceMemory("cpu"),
+    "copied by the runtime": lambda: DeviceMemory("cpu", shared=False),
+    "copied by the driver": lambda: DeviceMemory("cpu", shared=False, driver=HostDriver()),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the models of this module are made."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def perceptron(folder: Path) -> onnxruntime.InferenceSession:
+    """Two outputs of different type and shape."""
+    return runtime(onnx_models.perceptron(folder / "perceptron.onnx"))
+
+
+@pytest.fixture(scope="module")
+def table(folder: Path) -> onnxruntime.InferenceSession:
+    """Looks indexes below 100 up; any other raises."""
+    return runtime(onnx_models.table(folder / "table.onnx"))
+
+
+def runtime(path: Path) -> onnxruntime.InferenceSession:
+    """ONNX Runtime's session on one thread, quiet."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def features(n: int) -> np.ndarray:
+    """N rows that differ."""
+    return np.random.default_rng(n).standard_normal((n, 4), dtype=np.float32)
+
+
+# The same outputs
+
+
+@given(
+    counts=st.lists(st.integers(0, 60), min_size=1, max_size=3),
+    size=st.integers(1, 24),
+    way=st.sampled_from([PLAIN, GRAPHS, OVERLAP, BOTH]),
+    memory=st.sampled_from(sorted(MEMORIES)),
+    pad=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_bound_runs_give_plain_runs_to_the_bit(
+    perceptron: onnxruntime.InferenceSession, counts: list[int], size: int, way: Way, memory: str, pad: bool
+) -> None:
+    """Whatever the way, the memory and the micro-batches that came before, rows get what plain runs give them."""
+    plain = Session(perceptron, PERCEPTRON, slice_size=size, pad=pad)
+    bound = Session(perceptron, PERCEPTRON, slice_size=size, pad=pad, memory=MEMORIES[memory](), way=way)
+
+    assert way == bound.way
+    for n in counts:
+        expected, _ = plain.run({"features": features(n)})
+        actual, failed = bound.run({"features": features(n)})
+        assert {} == failed
+        for name, array in expected.items():
+            np.testing.assert_array_equal(array, actual[name])
+
+
+@given(
+    indexes=st.lists(st.integers(-300, 300), max_size=80),
+    size=st.integers(1, 24),
+    way=st.sampled_from([PLAIN, OVERLAP]),
+)
+@settings(max_examples=40, deadline=None)
+def test_poison_in_any_slice_stays_there(
+    table: onnxruntime.InferenceSession, indexes: list[int], size: int, way: Way
+) -> None:
+    """Slices beside one that fails get their own outputs, also those that were under way with it."""
+    session = Session(table, TABLE, slice_size=size, pad=True, memory=DeviceMemory("cpu", shared=False), way=way)
+    outputs, failed = session.run({"index": np.array(indexes, np.int64)})
+
+    good = [-100 <= index < 100 for index in indexes]
+    assert [row for row, fine in enumerate(good) if not fine] == list(failed)
+    expected = [float((i % 100) ** 2) if fine else 0.0 for i, fine in zip(indexes, good, strict=True)]
+    assert expected == outputs["square"].tolist()
+
+
+def test_results_that_somebody_holds_do_not_change(perceptron: onnxruntime.InferenceSession) -> None:
+    """Neither what `run` returned nor what `run_together` did is a buffer that the next run writes to."""
+    session = Session(perceptron, PERCEPTRON, slice_size=8, memory=DeviceMemory("cpu"), way=OVERLAP)
+    first = {"features": features(30)}
+    together, kept = session.run_together(first), session.run(first)[0]
+    copies = {name: array.copy() for name, array in kept.items()}
+    for n in (30, 31, 30):
+        session.run({"features": features(n) + 1})
+        session.run_together({"features": features(30) + n})
+
+    for name, array in copies.items():
+        np.testing.assert_array_equal(array, kept[name])
+        np.testing.assert_array_equal(array, together[name])
+
+
+def test_inputs_with_foreign_strides_and_without_rows_are_bound_too(folder: Path) -> None:
+    """A view, and a scalar that goes whole to every run, arrive on the device as they are."""
+    path = onnx_models.save(
+        folder / "scaled.onnx",
+        [helper.make_node("Mul", ["x", "by"], ["y"])],
+        {"x": (onnx_models.FLOAT, ["batch", 4]), "by": (onnx_models.FLOAT, [])},
+        {"y": (onnx_models.FLOAT, ["batch", 4])},
+    )
+    contract = Contract(
+        (Tensor("x", "float32", ("batch", 4)), Tensor("by", "float32", ())), (Tensor("y", "float32", ("batch", 4)),)
+    )
+    session = Session(runtime(path), contract, slice_size=3, memory=DeviceMemory("cpu", shared=False), way=OVERLAP)
+    x = np.asfortranarray(features(20))[::2]
+    for by in (3, 4):
+        outputs, _ = session.run({"x": x, "by": np.array(by, np.float32)})
+        np.testing.assert_array_equal(by * x, outputs["y"])
+
+
+def test_outputs_whose_shape_depends_on_values_are_not_given_fixed_room(folder: Path) -> None:
+    """Where values decide the shape of an output, each run makes room anew, and no graph is recorded."""
+    path = onnx_models.save(
+        folder / "unique.onnx",
+        [
+            helper.make_node("Unique", ["x"], ["u"]),
+            helper.make_node("Shape", ["u"], ["n"]),
+            helper.make_node("Shape", ["x"], ["b"]),
+            helper.make_node("Concat", ["b", "n"], ["both"], axis=0),
+            helper.make_node("ConstantOfShape", ["both"], ["y"]),
+        ],
+        {"x": (onnx_models.FLOAT, ["batch"])},
+        {"y": (onnx_models.FLOAT, ["batch", "different"])},
+    )
+    contract = Contract((Tensor("x", "float32", ("batch",)),), (Tensor("y", "float32", ("batch", "different")),))
+    session = Session(runtime(path), contract, slice_size=1, memory=DeviceMemory("cpu"), way=GRAPHS)
+
+    assert not settled(contract)
+    assert PLAIN == session.way
+    assert (4, 2) == session.run_together({"x": np.array([1, 1, 2, 2], np.float32)})["y"].shape
+    assert (4, 4) == session.run_together({"x": np.array([1, 3, 2, 4], np.float32)})["y"].shape
+    assert UNBOUND == Session(runtime(path), contract, slice_size=4, memory=DeviceMemory("cpu")).way
+
+
+def test_text_is_not_bound(folder: Path) -> None:
+    """ONNX Runtime binds no strings; such a model runs unbound, also beside a GPU."""
+    text = (onnx_models.STRING, ["batch"])
+    path = onnx_models.save(
+        folder / "text.onnx", [helper.make_node("Identity", ["t"], ["u"])], {"t": text}, {"u": text}
+    )
+    contract = Contract((Tensor("t", "string", ("batch",)),), (Tensor("u", "string", ("batch",)),))
+    session = Session(runtime(path), contract, slice_size=2, memory=DeviceMemory("cpu"), way=BOTH)
+    outputs, _ = session.run({"t": np.array(["a", "été", ""], dtype=object)})
+
+    assert not bindable(contract)
+    assert (UNBOUND, ["a", "été", ""]) == (session.way, outputs["u"].tolist())
+
+
+# Ways
+
+
+def test_every_bucket_of_every_lane_has_a_graph_of_its_own(perceptron: onnxruntime.InferenceSession) -> None:
+    """ONNX Runtime would replay a graph for another shape; shapes that were not met at the start run without one."""
+    memory = TellingMemory()
+    session = Session(perceptron, PERCEPTRON, slice_size=8, pad=True, memory=memory, way=BOTH)
+    recorded = [graph for graph, _ in memory.told if graph not in (None, -1)]
+
+    assert BOTH == session.way
+    assert 2 * len(buckets(8)) == len(recorded) == len(set(recorded))
+    assert 0 not in recorded
+
+    memory.told.clear()
+    session.run({"features": features(20)})
+    assert [] == memory.told
+    session.run_together({"features": features(100)})
+    session.run_together({"features": features(100)})
+    assert {-1} == {graph for graph, _ in memory.told}
+
+
+def test_only_overlapped_runs_return_before_they_are_done(perceptron: onnxruntime.InferenceSession) -> None:
+    """Without overlap, every run waits for its results, as ONNX Runtime does by itself."""
+    memory = TellingMemory()
+    Session(perceptron, PERCEPTRON, slice_size=8, memory=memory, way=PLAIN)
+    assert {(None, True)} == set(memory.told)
+
+    Session(perceptron, PERCEPTRON, slice_size=8, memory=memory, way=OVERLAP)
+    assert (None, False) in memory.told
+
+
+def test_way_that_gives_other_outputs_is_not_used(
+    perceptron: onnxruntime.InferenceSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What raises nothing and is wrong is found before the first event; the log says what was not used and why."""
+    session = Session(perceptron, PERCEPTRON, slice_size=8, memory=StaleMemory(), way=BOTH)
+    outputs, _ = session.run({"features": features(20)})
+    plain, _ = Session(perceptron, PERCEPTRON, slice_size=8).run({"features": features(20)})
+
+    assert UNBOUND == session.way
+    np.testing.assert_array_equal(plain["probabilities"], outputs["probabilities"])
+    messages = [record.getMessage() for record in caplog.records if "not used" in record.getMessage()]
+    assert [
+        "model: CUDA graphs and overlapped copies not used: rows get other outputs than in plain runs",
+        "model: CUDA graphs not used: rows get other outputs than in plain runs",
+        "model: overlapped copies not used: rows get other outputs than in plain runs",
+        "model: bound memory not used: rows get other outputs than in plain runs",
+    ] == [message.partition(" (")[0] for message in messages]
+
+
+def test_device_that_is_full_does_not_stop_the_start(
+    perceptron: onnxruntime.InferenceSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second lane that there is no room for is a warning, and one lane does."""
+    enough = RefusingMemory(1000)
+    Session(perceptron, PERCEPTRON, slice_size=4, memory=enough)
+    session = Session(perceptron, PERCEPTRON, slice_size=4, memory=RefusingMemory(1000 - enough.left), way=OVERLAP)
+
+    assert UNBOUND == session.way
+    assert any("overlapped copies not used: Failed to allocate" in record.getMessage() for record in caplog.records)
+    assert {} == session.run({"features": features(20)})[1]
+
+
+def test_model_that_breaks_under_way_blames_no_row(table: onnxruntime.InferenceSession) -> None:
+    """Where overlapped slices fail and a row that ran before does too, the device is gone."""
+    session = Session(table, TABLE, slice_size=4, memory=DeviceMemory("cpu"), way=OVERLAP)
+
+    def broken(feed: object) -> None:
+        raise RuntimeError("CUDA error 700: an illegal memory access was encountered")
+
+    for lane in session._rows.lanes:
+        lane.fill = broken
+
+    with pytest.raises(BrokenModelError, match="no row is at fault: CUDA error 700"):
+        session.run({"index": np.arange(20)})
+
+
+def test_buffers_are_few_and_those_of_the_measuring_are_given_back(perceptron: onnxruntime.InferenceSession) -> None:
+    """One set per bucket and lane; shapes that come by later push the oldest out."""
+    session = Session(perceptron, PERCEPTRON, slice_size=0, pad=True, memory=DeviceMemory("cpu"), way=OVERLAP)
+    assert [len(buckets(session.slice))] * 2 == [lane.shapes for lane in session._rows.lanes]
+
+    for n in range(1, 130):
+        session.run_together({"features": features(n)})
+    assert 64 == session._rows.lanes[0].shapes
+
+
+# Streams
+
+
+class Told:
+    """A lane that writes down its steps, and raises in one of them where told to."""
+
+    def __init__(self, name: str, steps: list[str], failing: dict[tuple[str, int], Exception]) -> None:
+        self.name = name
+        self.steps = steps
+        self.failing = failing
+        self.number = -1
+
+    def fill(self, feed: dict[str, Any]) -> None:
+        self.number = feed["number"]
+        self._step("fill")
+
+    def launch(self) -> None:
+        self._step("launch")
+
+    def wait(self) -> None:
+        self._step("wait")
+
+    def fetch(self) -> list[np.ndarray]:
+        self._step("fetch")
+        return [np.array(self.number)]
+
+    def _step(self, step: str) -> None:
+        self.steps.append(f"{step} {self.number}")
+        if (step, self.number) in self.failing:
+            raise self.failing[step, self.number]
+
+
+def streamed(
+    slices: int, failing: dict[tuple[str, int], Exception] | None = None
+) -> tuple[list[str], list[int], list[tuple[int, int]]]:
+    """The steps, the numbers that were kept, and the spans that failed."""
+    steps: list[str] = []
+    kept: list[int] = []
+    pair = [Told(name, steps, failing or {}) for name in ("a", "b")]
+    failed = stream(
+        pair,  # type: ignore[arg-type]
+        spans(slices, 1),
+        lambda span: {"number": span[0]},  # type: ignore[dict-item,return-value]
+        lambda span, results: kept.append(int(results[0])),
+    )
+    return steps, kept, failed
+
+
+def test_copies_go_on_while_something_runs() -> None:
+    """The next slice is filled before the last is waited for, and results are fetched after the next is launched."""
+    steps, kept, failed = streamed(3)
+
+    assert [
+        "fill 0", "launch 0",
+        "fill 1", "wait 0", "launch 1", "fetch 0",
+        "fill 2", "wait 1", "launch 2", "fetch 1",
+        "wait 2", "fetch 2",
+    ] == steps  # fmt: skip
+    assert ([0, 1, 2], []) == (kept, failed)
+
+
+@given(
+    slices=st.integers(1, 6),
+    failing=st.sets(st.tuples(st.sampled_from(["fill", "launch", "wait", "fetch"]), st.integers(0, 5)), max_size=6),
+)
+def test_slices_that_raise_are_named_and_the_others_kept(slices: int, failing: set[tuple[str, int]]) -> None:
+    """Whichever steps of whichever slices raise, every slice is either kept once or named once."""
+    _, kept, failed = streamed(slices, {step: RuntimeError("no") for step in failing})
+
+    wrong = sorted({number for _, number in failing if number < slices})
+    assert wrong == [start for start, _ in failed]
+    assert [number for number in range(slices) if number not in wrong] == kept
+
+
+def test_nothing_runs_any_more_when_an_error_of_ours_is_raised() -> None:
+    """What is under way is waited for, or the next micro-batch would overwrite its buffers."""
+    steps: list[str] = []
+    pair = [Told(name, steps, {("fetch", 1): ModelError("ours")}) for name in ("a", "b")]
+
+    with pytest.raises(ModelError, match="ours"):
+        stream(
+            pair,  # type: ignore[arg-type]
+            spans(4, 1),
+            lambda span: {"number": span[0]},  # type: ignore[dict-item,return-value]
+            lambda span, results: None,
+        )
+    assert ["launch 2", "fetch 1", "wait 2"] == steps[-3:]
+
+
+# The driver
+
+
+class FakeLibrary:
+    """Answers as `libcuda` does, for one GPU with little memory."""
+
+    def __init__(self) -> None:
+        self.allocated: dict[int, Any] = {}
+
+    def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802 - NVIDIA's names
+        version._obj.value = 13010
+        return 0
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+        count._obj.value = 1
+        return 0
+
+    def cuDeviceGet(self, device: Any, index: Any) -> int:  # noqa: N802
+        device._obj.value = index.value
+        return 0
+
+    def cuDeviceGetName(self, name: Any, size: Any, device: Any) -> int:  # noqa: N802
+        name.value = b"NVIDIA Toy"
+        return 0
+
+    def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:  # noqa: N802
+        size._obj.value = 1 << 30
+        return 0
+
+    def cuDeviceGetAttribute(self, half: Any, attribute: Any, device: Any) -> int:  # noqa: N802
+        half._obj.value = {75: 9, 76: 0}[attribute.value]
+        return 0
+
+    def cuMemGetInfo_v2(self, free: Any, total: Any) -> int:  # noqa: N802
+        return 201  # no context
+
+    def cuMemAllocHost_v2(self, address: Any, size: Any) -> int:  # noqa: N802
+        if size.value > 1000:
+            return 2  # out of memory
+        block = ctypes.create_string_buffer(size.value)
+        address._obj.value = ctypes.addressof(block)
+        self.allocated[ctypes.addressof(block)] = block
+        return 0
+
+    def cuMemFreeHost(self, address: Any) -> int:  # noqa: N802
+        del self.allocated[address.value]
+        return 0
+
+    def cuMemcpyHtoD_v2(self, target: Any, source: Any, size: Any) -> int:  # noqa: N802
+        return 700
+
+
+def test_driver_tells_what_gpus_there_are() -> None:
+    """Names, compute capability and memory come from the driver; without a context there is no free memory to tell."""
+    driver = Driver(FakeLibrary())
+    (gpu,) = driver.gpus()
+
+    assert ("NVIDIA Toy", "9.0", 1 << 30) == (gpu.name, gpu.capability, gpu.memory_bytes)
+    assert ("13.1", None) == (driver.version(), driver.memory())
+
+
+def test_pinned_memory_lives_as_long_as_an_array_shows_it() -> None:
+    """It goes back with the last view of it, and not before."""
+    library = FakeLibrary()
+    array = Driver(library).pinned((4, 5), np.dtype(np.float32))
+    assert array is not None
+    array[:] = 3
+    view = array[2]
+    del array
+
+    assert 1 == len(library.allocated)
+    assert [3.0] * 5 == view.tolist()
+    del view
+    assert {} == library.allocated
+
+
+def test_memory_that_cannot_be_pinned_is_ordinary() -> None:
+    """A refusal, or nothing to allocate, gives ordinary memory."""
+    driver = Driver(FakeLibrary())
+    assert driver.pinned((1000, 5), np.dtype(np.float32)) is None
+    assert driver.pinned((0, 5), np.dtype(np.float32)) is None
+
+    memory = DeviceMemory("cpu", shared=False, driver=driver)
+    assert (1000, 5) == memory.host((1000, 5), np.dtype(np.float32)).shape
+
+
+def test_copy_that_the_driver_refuses_names_its_error() -> None:
+    """The number is what NVIDIA's documentation is searched by."""
+    with pytest.raises(CudaError, match="cuMemcpyHtoD_v2 of 8 bytes failed with CUDA error 700"):
+        Driver(FakeLibrary()).to_device(np.zeros(2, np.float32), 1)
