@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -17,6 +18,7 @@ __all__ = [
     "GPU_PROVIDERS",
     "Plan",
     "available_cores",
+    "device_for",
     "fallbacks",
     "gpu_visible",
     "no_gpu",
@@ -88,6 +90,14 @@ def gpu_visible() -> bool:
 def threads_for(threads: int, workers: int, cores: int) -> int:
     """Intra-op threads of one session: as asked, or the cores shared among the workers, at least one."""
     return threads if threads > 0 else max(1, cores // max(1, workers))
+
+
+def device_for(wanted: int | Literal["auto"], slot: str, gpus: int) -> int:
+    """The GPU of a worker: as asked, or the number at the end of its slot, counted around the GPUs that it sees."""
+    if wanted != "auto":
+        return wanted
+    number = re.search(r"\d+$", slot)
+    return int(number[0]) % gpus if number and gpus else 0
 
 
 def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -94,7 +94,7 @@ def load(
     missing = dict(plan.missing)
     if _hardware.CUDA_PROVIDERS & set(plan.providers):
         onnxruntime.preload_dlls()
-    cache = _engine_cache(cache_dir, content, gpu.device_id) if TENSORRT in plan.providers else None
+    cache = _engine_cache(cache_dir, content, gpu.device_id, log) if TENSORRT in plan.providers else None
     for attempt in attempts(plan.providers, gpu, cache, profile):
         try:
             with _engines_of_one(cache if attempt.first == TENSORRT else None):
@@ -113,14 +113,20 @@ def load(
     return Loaded(runtime, attempt.cuda_graphs)
 
 
-def _engine_cache(cache_dir: Path | None, content: bytes, device_id: int) -> EngineCache | None:
+def _engine_cache(cache_dir: Path | None, content: bytes, device_id: int, log: logging.Logger) -> EngineCache | None:
     driver = _cuda.driver()
     if cache_dir is None or driver is None or device_id >= driver.count():
         return None
     facts = driver.gpus()[device_id]
     versions = (f"ort{onnxruntime.__version__}", f"trt{_cuda.tensorrt_version()}", f"cuda{driver.version()}")
     digest = hashlib.sha256(content).hexdigest()[:16]
-    return engine_folder(cache_dir, digest, versions, f"{facts.name} {facts.capability}")
+    cache = engine_folder(cache_dir, digest, versions, f"{facts.name} {facts.capability}")
+    try:
+        cache.engines.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("TensorRT builds its engines at each start: %s cannot be made: %s", cache.engines, error)
+        return None
+    return cache
 
 
 @contextmanager
@@ -129,7 +135,6 @@ def _engines_of_one(cache: EngineCache | None) -> Iterator[None]:
     if cache is None:
         yield
         return
-    cache.engines.mkdir(parents=True, exist_ok=True)
     with (cache.engines / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from processors._models import Manifest
+    from processors._provider_options import Gpu
     from processors._session import Session
-    from streams.settings import Settings
+    from streams.settings import ModelSettings, Settings
 
 __all__ = ["Opened", "codecs_of", "open_domain"]
 
@@ -31,6 +32,7 @@ def open_domain(
     domain: str,
     *,
     workers: int = 1,
+    slot: str = "0",
     codecs: Callable[[str, type[Any]], Any] | None = None,
 ) -> Opened:
     """Makes a domain ready; takes the seconds of a model's warm-up.
@@ -39,6 +41,7 @@ def open_domain(
         settings: All of them; the domain's own are `[domains.<name>]`.
         domain: Its name.
         workers: How many share this machine's cores.
+        slot: Which of them this one is; it settles the GPU where there are several.
         codecs: Gives the codec of a topic; by the settings of the topics where None.
 
     Raises:
@@ -52,7 +55,8 @@ def open_domain(
 
     options = settings.domains.get(domain, {})
     cache = Path(settings.model.cache_dir) if settings.model.cache_dir else None
-    model = Registry(settings.data, cache).resolve(model_reference(domain, options))
+    registry = Registry(settings.data, cache)
+    model = registry.resolve(model_reference(domain, options))
     key = key_from(settings.privacy.token_key, settings.data)
     processor = load(domain, Setup(options, model.manifest, key, codecs or codecs_of(settings)))
     session = Session.open(
@@ -63,11 +67,27 @@ def open_domain(
         threads=settings.model.threads,
         workers=workers,
         slice=settings.model.slice,
-        cache_dir=cache,
+        gpu=_gpu(settings.model, slot),
+        cache_dir=registry.cache_dir,
     )
     if hasattr(processor, "attach"):
         processor.attach(session.metadata)
     return Opened(processor, session, model.manifest)
+
+
+def _gpu(settings: ModelSettings, slot: str) -> Gpu:
+    from processors import _cuda, _hardware
+    from processors._provider_options import Gpu
+
+    driver = _cuda.driver()
+    return Gpu(
+        _hardware.device_for(settings.device_id, slot, driver.count() if driver else 0),
+        settings.gpu_memory_mb,
+        settings.gpu_arena,
+        settings.float16,
+        settings.cuda_graphs,
+        settings.overlap,
+    )
 
 
 def codecs_of(settings: Settings) -> Callable[[str, type[Any]], Any]:

@@ -130,7 +130,7 @@ class _Health:
 
 def _make_worker(settings: Settings, domain: str, slot: str, workers: int, metrics: WorkerMetrics) -> Worker:
     kafka = kafka_config(settings)
-    opened = _opened(settings, domain, workers)
+    opened = _opened(settings, domain, workers, slot)
     if settings.kafka.security:
         from streams.rights import worker_rights
 
@@ -157,9 +157,9 @@ def _make_worker(settings: Settings, domain: str, slot: str, workers: int, metri
     return worker
 
 
-def _opened(settings: Settings, domain: str, workers: int) -> Opened:
+def _opened(settings: Settings, domain: str, workers: int, slot: str) -> Opened:
     try:
-        return open_domain(settings, domain, workers=workers)
+        return open_domain(settings, domain, workers=workers, slot=slot)
     except (DomainError, ModelError, TokenKeyError) as error:
         raise SetupError(str(error)) from error
 

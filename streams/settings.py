@@ -158,6 +158,19 @@ class ModelSettings(Section, frozen=True, forbid_unknown_fields=True):
     slice: Count = 0
     """Rows of one run; 0 measures the latency curve at start and picks."""
     cache_dir: str = ""
+    """Where pulled models and TensorRT's engines are kept; empty is the user's cache directory."""
+    device_id: Count | Literal["auto"] = "auto"
+    """The GPU, where there are several; `auto` gives the workers of a machine one after the other, by their slots."""
+    gpu_memory_mb: Count = 0
+    """Limit of ONNX Runtime's arena on the GPU; 0 sets none."""
+    gpu_arena: Literal["exact", "doubling"] = "exact"
+    """How that arena grows; it gives nothing back by itself."""
+    float16: bool = False
+    """Whether TensorRT may compute in half precision."""
+    cuda_graphs: bool = False
+    """Whether runs on CUDA are recorded once per size and replayed."""
+    overlap: bool = False
+    """Whether a GPU is copied to and from while it runs."""
 
 
 class StoreSettings(Section, frozen=True, forbid_unknown_fields=True):
