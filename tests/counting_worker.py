@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from doubles import CountingProcessor, EchoingSession, SilentMetrics
+from doubles import CountingProcessor, EchoingSession, SilentMetrics, StuckSession
 
 from streams.emitter import AtLeastOnceEmitter, TransactionalEmitter
+from streams.grace import Grace
 from streams.settings import WorkerSettings
 from streams.worker import Worker
 
@@ -56,6 +56,8 @@ def make_worker(
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    worker = make_worker(**json.loads(sys.argv[1]))
-    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
-    worker.run()
+    arguments = json.loads(sys.argv[1])
+    stuck = arguments.pop("stuck", False)
+    worker = make_worker(**arguments, session=StuckSession() if stuck else None)
+    with Grace(arguments.get("shutdown_grace_s", 30.0), worker.stop, "leaving"):
+        worker.run()

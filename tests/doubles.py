@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,19 @@ class EchoingSession:
     """Returns its inputs as outputs."""
 
     def run(self, inputs: Arrays) -> tuple[Arrays, Mapping[int, str]]:
+        return inputs, {}
+
+
+class StuckSession:
+    """Does not return from a run until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = Event()
+        self.let_go = Event()
+
+    def run(self, inputs: Arrays) -> tuple[Arrays, Mapping[int, str]]:
+        self.entered.set()
+        self.let_go.wait()
         return inputs, {}
 
 

@@ -217,6 +217,11 @@ class Monitor:
         except OSError:
             return 0
 
+    def metrics(self) -> str:
+        """What it says of itself."""
+        with urllib.request.urlopen(f"{endpoints.read(self.data)['monitor']}/metrics", timeout=5) as answer:
+            return answer.read().decode()
+
     def kill(self) -> None:
         """Kills it as a crash would."""
         self.process.kill()
@@ -323,6 +328,26 @@ def test_each_merchant_has_one_place_in_the_changelog(world, monitor):
 
     assert 4 == len({label.partition for label in world.read_all(LABELS)})
     assert {1} == {len(partitions) for partitions in places.values()}
+
+
+def test_what_was_read_last_is_kept_before_the_end(world, monitor):
+    """Asked to end long before anything is due: what was read is told and kept first, and nothing is read again."""
+    running = monitor("monitor", "monitor.keep_interval_s=3600", "monitor.emit_interval_s=3600")
+    running.wait_until_ready()
+    world.send_tallies(10, day=10)
+    world.send_labels(30, day=2)
+    deadline = time.monotonic() + PATIENCE_S
+    while not all(
+        f'headrace_monitor_lag_messages{{partition="{p}",topic="{t}"}} 0.0' in running.metrics()
+        for (t, p), (_, end) in world.committed().items()
+        if end
+    ):
+        assert time.monotonic() < deadline, running.metrics()
+        time.sleep(0.2)
+
+    assert 0 == running.end()[0]
+    world.await_figures()
+    assert [] == [place for place, (done, end) in world.committed().items() if end - max(done, 0) > 1]
 
 
 def test_a_busy_topic_does_not_make_a_quiet_one_look_stalled(world, monitor):
