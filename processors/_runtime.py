@@ -5,10 +5,12 @@ The one file that imports ONNX Runtime.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import logging
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,7 +24,6 @@ from processors._provider_options import TENSORRT, EngineCache, Gpu, Profile, at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from processors import Arrays
 
@@ -108,9 +109,26 @@ def load(
         else:
             if attempt.first in runtime.get_providers():
                 break
-            missing[attempt.first] = "it did not start, and ONNX Runtime does not say why"
+            missing[attempt.first] = _why_not(attempt.first)
     _say_once(wanted, _hardware.fallbacks(wanted, attempt.first, missing), log)
     return Loaded(runtime, attempt.cuda_graphs)
+
+
+def _why_not(provider: str) -> str:
+    """Why a provider did not start: ONNX Runtime only says it on standard error."""
+    if _cuda.driver() is None and provider in _hardware.CUDA_PROVIDERS:
+        return _missing_library(provider) or "NVIDIA's driver shows no GPU to this process"
+    return _missing_library(provider) or "it did not start, and ONNX Runtime does not say why"
+
+
+def _missing_library(provider: str) -> str:
+    short = provider.removesuffix("ExecutionProvider").lower()
+    file = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{short}.so"
+    try:
+        ctypes.CDLL(str(file))
+    except OSError as error:
+        return str(error) if "cannot open shared object file" in str(error) and str(file) not in str(error) else ""
+    return ""
 
 
 def _engine_cache(cache_dir: Path | None, content: bytes, device_id: int, log: logging.Logger) -> EngineCache | None:
