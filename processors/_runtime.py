@@ -8,8 +8,9 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import hashlib
+import io
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -94,7 +95,9 @@ def load(
     plan = _hardware.plan(wanted, onnxruntime.get_available_providers())
     missing = dict(plan.missing)
     if _hardware.CUDA_PROVIDERS & set(plan.providers):
-        onnxruntime.preload_dlls()
+        # It prints what it cannot load, and standard output is for answers; `_why_not` says it where it matters.
+        with redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
     cache = _engine_cache(cache_dir, content, gpu.device_id, log) if TENSORRT in plan.providers else None
     for attempt in attempts(plan.providers, gpu, cache, profile):
         try:
