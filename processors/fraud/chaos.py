@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from processors import Processor
     from schemas.envelope import Message
 
-told = (MerchantRiskTable.topic,)
+told: tuple[str, ...] = (MerchantRiskTable.topic,)
 
 _OF_THE_RUN = ("scored_at", "latency_ms")
 _LONGEST_WINDOW_H, _LATENESS_H = 30 * 24, 24

@@ -29,7 +29,7 @@ _EXAMPLES = 5
 class Found:
     """How many are wrong, and a few of them in words."""
 
-    count: int
+    count: int = 0
     examples: tuple[str, ...] = ()
 
     @classmethod
