@@ -34,6 +34,8 @@ __all__ = [
 _TIMEOUT_S = 15.0
 _POLL_S = 0.2
 _AT_ONCE = 1000
+# The client looks up its group although it joins none, and whoever only reads need not have a right on one.
+_HARMLESS = {KafkaError._ALL_BROKERS_DOWN, KafkaError.GROUP_AUTHORIZATION_FAILED}
 # Whoever types a command wants errors, not what librdkafka tried again by itself.
 _QUIET = {"log_level": 3}
 # The most that librdkafka has: topics decide what they take, after compression.
@@ -139,7 +141,7 @@ class Reader:
                 elif error.code() == KafkaError._PARTITION_EOF:
                     if not follow:
                         open_partitions.discard(message.partition() or 0)
-                elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
+                elif not error.retriable() and error.code() not in _HARMLESS:
                     raise UnreachableError(f"reading {self._topic}: {with_advice(error)}")
 
     def _watermark(self, config: Mapping[str, Any], partition: int) -> int:

@@ -15,6 +15,8 @@ from streams.local.broker import Broker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from secured import SecuredBroker
+
 _TEST_DATA = Path(os.environ.get("HEADRACE_TEST_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data")
 
 
@@ -30,6 +32,16 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 def kafka(kafka_broker: Broker) -> str:
     """Bootstrap address of the session's broker."""
     return kafka_broker.bootstrap
+
+
+@pytest.fixture(scope="session")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
+    """A broker with TLS, users and an authorizer."""
+    from secured import SecuredBroker
+
+    found = SecuredBroker(tmp_path_factory.mktemp("secured"))
+    yield found
+    found.broker.kill()
 
 
 @pytest.fixture

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
 import socket
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,11 +28,21 @@ from cryptography.x509.oid import NameOID
 from streams.local.broker import Broker
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from streams.rights import Right
 
 ADMIN = "admin"
 PASSWORD = "correct-horse-battery"
-USERS = {name: f"{PASSWORD}-{name}" for name in (ADMIN, "worker", "store", "monitor", "producer", "consumer", "maker")}
+PROCESSES = ("worker", "store", "monitor", "producer", "consumer", "retry", "topics")
+LESSER = ("worker-less", "worker-else", "store-less", "monitor-less", "other")
+"""Users that have not all the rights they need."""
+USERS = {name: f"{PASSWORD}-{name}" for name in (ADMIN, *PROCESSES, *LESSER)}
+
+_PREFIX = "HEADRACE_KAFKA__SECURITY__"
+_ANY_PERMISSION = AclPermissionType.ANY
+# The controller has an ACL at once, the broker's authorizer a moment later.
+_SPREAD_S = 0.2
 
 
 class Authority:
@@ -107,6 +128,36 @@ class SecuredBroker:
         """Librdkafka's settings of a user."""
         return {"bootstrap.servers": self.address, **self.security(user, **changes)}
 
+    def grant(self, user: str, rights: Iterable[Right]) -> None:
+        """Allows a user what is listed."""
+        admin = AdminClient({"bootstrap.servers": self.plain})
+        self._settle(admin.create_acls([_binding(user, right) for right in rights]))
+        time.sleep(_SPREAD_S)
+
+    def revoke(self, user: str) -> None:
+        """Takes everything from a user."""
+        everything = AclBindingFilter(
+            ResourceType.ANY, None, ResourcePatternType.ANY, f"User:{user}", None, AclOperation.ANY, _ANY_PERMISSION
+        )
+        admin = AdminClient({"bootstrap.servers": self.plain})
+        self._settle(admin.delete_acls([everything]))
+        time.sleep(_SPREAD_S)
+
+    def environment(self, user: str, data: Path) -> dict[str, str]:
+        """Variables of a process that comes as a user, the password from a file; everything else as it is here."""
+        data.mkdir(parents=True, exist_ok=True)
+        secret = data / "password"
+        secret.write_text(USERS[user] + "\n")
+        ours = {"HEADRACE_KAFKA": self.address, "HEADRACE_DATA": str(data), f"{_PREFIX}SASL_PASSWORD_FILE": str(secret)}
+        security = {name: value for name, value in self.security(user).items() if name != "sasl.password"}
+        ours |= {f"{_PREFIX}{name.upper().replace('.', '_')}": value for name, value in security.items()}
+        return {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")} | ours
+
+    @staticmethod
+    def _settle(futures: Mapping[Any, Any]) -> None:
+        for future in futures.values():
+            future.result()
+
     def _properties(self, pem: Path) -> Mapping[str, str]:
         jaas = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         return {
@@ -122,6 +173,13 @@ class SecuredBroker:
             "allow.everyone.if.no.acl.found": "false",
             "super.users": f"User:ANONYMOUS;User:{ADMIN}",
         }
+
+
+def _binding(user: str, right: Right) -> AclBinding:
+    kind = ResourceType[right.resource.upper().replace("-", "_")]
+    pattern = ResourcePatternType.PREFIXED if right.prefixed else ResourcePatternType.LITERAL
+    operation = AclOperation["DESCRIBE_CONFIGS" if right.operation == "DescribeConfigs" else right.operation.upper()]
+    return AclBinding(kind, right.name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
 
 
 def _free_port() -> int:

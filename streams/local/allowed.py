@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient  # type: ignore[attr-defined]
 
+from streams.connecting import metadata
 from streams.errors import HeadraceError
 
 if TYPE_CHECKING:
@@ -61,11 +62,17 @@ def require_some(config: Mapping[str, Any], wanted: Mapping[str, list[Right]], w
 
 
 def missing_rights(config: Mapping[str, Any], wanted: Iterable[Right]) -> list[Right]:
-    """Which of the rights the user has not, as far as Kafka tells: of transactional ids it tells nothing."""
+    """Which of the rights the user has not, as far as Kafka tells: of transactional ids it tells nothing.
+
+    Raises:
+        UnreachableError: No broker answers, or none lets us in.
+    """
     wanted = list(wanted)
     topics = [right for right in wanted if right.resource == "topic"]
     groups = [right for right in wanted if right.resource == "group"]
-    admin = AdminClient({"log_level": 0, **config})
+    causes: list[KafkaError] = []
+    admin = AdminClient({"log_level": 0, **config, "error_cb": causes.append})
+    metadata(admin, config, causes, _TIMEOUT_S)
     allowed = {("topic", name): found for name, found in _of_topics(admin, {r.name for r in topics}).items()}
     allowed |= {("group", name): found for name, found in _of_groups(admin, {r.name for r in groups}).items()}
     return [

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streams._reading import READING
+from streams.connecting import explain, is_refusal, with_advice
 from streams.errors import StopError
 from streams.source import record
 
@@ -62,6 +63,8 @@ class Reader:
         """Grows whenever the assignment changes: what was read before belongs to nobody then."""
         self.ends: dict[Place, int] = {}
         """Where reading last came to the end of a partition, behind all markers."""
+        self._config = config
+        self._refused = ""
         self._topics = sorted(topics)
         self._group = group
         self._discover_at = 0.0
@@ -73,6 +76,7 @@ class Reader:
                 "group.id": group or "headrace-sink",
                 "session.timeout.ms": session_timeout_ms,
                 "heartbeat.interval.ms": max(200, session_timeout_ms // 6),
+                "error_cb": self._on_error,
             },
             logger=log,
         )
@@ -88,6 +92,8 @@ class Reader:
         """
         if not self._group and time.monotonic() >= self._discover_at:
             self._discover()
+        if self._refused and not self.assigned:
+            raise StopError(self._refused)
         generation = self.generation
         records = []
         for message in self._consumer.consume(most, timeout_s):
@@ -135,10 +141,18 @@ class Reader:
             self.ends[place] = offset
         elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise LostOffsetsError(f"Kafka no longer holds the offset of {place} that comes next: {error.str()}")
+        elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED and not self._group:
+            pass  # the client looks a group up although none is joined
+        elif error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED):
+            raise StopError(f"Reading {place.topic or self._group}: {with_advice(error)}")
         elif error.fatal():
             raise StopError(f"The sink's consumer cannot go on: {error.str()}")
         else:
             log.warning("Kafka, while reading %s: %s", place.topic or "the topics", error.str())
+
+    def _on_error(self, error: KafkaError) -> None:
+        if is_refusal(error):
+            self._refused = explain(self._config, error, [error])
 
     def _given(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._hold(partitions)
@@ -159,7 +173,7 @@ class Reader:
         try:
             known = self._consumer.list_topics(timeout=_DISCOVERY_TIMEOUT_S).topics
         except KafkaException as error:
-            log.warning("Kafka does not list its topics: %s", error.args[0].str())
+            log.warning("Kafka does not list its topics: %s", explain(self._config, error.args[0]))
             return
         found = [
             TopicPartition(topic, partition)
