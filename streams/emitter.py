@@ -327,6 +327,8 @@ def _translate(what: str, error: KafkaException) -> WorldError | StopError:
     """The one place where librdkafka's transactional errors become ours."""
     cause: KafkaError = error.args[0]
     message = f"could not {what}: {cause.str()} ({cause.name()})"
+    if cause.code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+        return StopError(f"{message}. See `headrace acls`")
     if cause.code() in _FENCED:
         return StopError(f"{message}; another worker runs under this identity; give each a --slot of its own.")
     # A fenced group member learns it from its consumer too, which knows whether it was fenced by its own former self.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from processors import Processor
     from streams.settings import Settings
 
-__all__ = ["PROCESSES", "Right", "command", "rights", "store_rights", "worker_rights"]
+__all__ = ["PROCESSES", "Process", "Right", "command", "rights", "store_rights", "worker_rights"]
 
 Operation = Literal["Read", "Write", "Describe", "DescribeConfigs", "Create"]
 Process = Literal["worker", "store", "monitor", "producer", "consumer", "retry", "topics"]
