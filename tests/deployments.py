@@ -6,7 +6,7 @@ import json
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,6 +14,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from streams.observe._gpu import GpuMemory
 from streams.observe.metrics import MonitorMetrics, SinkMetrics, WorkerMetrics, process_registry
 from streams.settings import Loaded, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -90,19 +93,28 @@ def manifests(text: str) -> tuple[dict[str, Any], ...]:
 
 
 @cache
-def metric_names() -> frozenset[str]:
-    """Every series that our processes show, by the name that Prometheus stores it under."""
+def metric_names() -> dict[str, frozenset[str]]:
+    """Every series that our processes show, by the name that Prometheus stores it under, with its labels."""
     shown: list[CollectorRegistry] = [
         WorkerMetrics().registry,
         SinkMetrics().registry,
         MonitorMetrics().registry,
         process_registry("worker"),
     ]
-    text = "".join(generate_latest(registry).decode() for registry in shown)
-    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.M))
-    histograms = {name for name, kind in kinds.items() if kind == "histogram"}
-    series = {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
-    return frozenset(kinds.keys() - histograms | series | {gauge.name for gauge in GpuMemory(None).describe()})
+    found: dict[str, frozenset[str]] = {}
+    for registry in shown:
+        labels = {name: names for collector in registry._collector_to_names for name, names in _labels_of(collector)}
+        for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", generate_latest(registry).decode(), re.M):
+            parts = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+            plain = name.removesuffix("_total")
+            found |= {f"{name}{part}": labels.get(plain, frozenset()) for part in parts}
+    return found | {gauge.name: frozenset({"device"}) for gauge in GpuMemory(None).describe()}
+
+
+def _labels_of(collector: Any) -> Iterator[tuple[str, frozenset[str]]]:
+    names = getattr(collector, "_labelnames", None) or filter(None, [getattr(collector, "_label", "")])
+    if name := getattr(collector, "_name", ""):
+        yield name, frozenset(names)
 
 
 def dashboard() -> dict[str, Any]:
