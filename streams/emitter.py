@@ -97,6 +97,7 @@ class TransactionalEmitter:
         transaction_timeout_ms: int = 30_000,
         timeout_s: float = 20.0,
     ) -> None:
+        self._id = transactional_id
         self._timeout_s = timeout_s
         self._transaction_timeout_s = transaction_timeout_ms / 1000
         self._began_at = 0.0
@@ -184,7 +185,11 @@ class TransactionalEmitter:
                 return
 
     def _translate(self, what: str, error: KafkaException) -> WorldError | StopError:
-        found = _translate(what, self._cause(error))
+        cause = self._cause(error)
+        if cause.args[0].code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+            lacking = f"this user needs Write on the transactional id {self._id}; see `headrace acls`"
+            return StopError(f"could not {what}: {lacking}")
+        found = _translate(what, cause)
         if isinstance(found, StopError) and self._open and self._age_s() > self._transaction_timeout_s:
             # Kafka ends a transaction that lasts too long by fencing its producer; no other worker need exist. Should
             # one, it is fenced in turn, in a transaction that is young, and says so.
@@ -327,8 +332,6 @@ def _translate(what: str, error: KafkaException) -> WorldError | StopError:
     """The one place where librdkafka's transactional errors become ours."""
     cause: KafkaError = error.args[0]
     message = f"could not {what}: {cause.str()} ({cause.name()})"
-    if cause.code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
-        return StopError(f"{message}. See `headrace acls`")
     if cause.code() in _FENCED:
         return StopError(f"{message}; another worker runs under this identity; give each a --slot of its own.")
     # A fenced group member learns it from its consumer too, which knows whether it was fenced by its own former self.
