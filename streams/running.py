@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from processors import DomainError
@@ -23,6 +24,7 @@ from streams.observe.health import Endpoint, progressing
 from streams.observe.metrics import WorkerMetrics, process_registry
 from streams.observe.model import MeasuredSession
 from streams.observe.queues import watch_consumer, watch_producer
+from streams.observe.tracing import open_tracing, traced
 from streams.worker import Worker
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from schemas.topics import TopicType
     from streams.emitter import Emitter
     from streams.local.topics import Difference
+    from streams.observe._spans import Tracing
     from streams.settings import Settings
     from streams.source import Source
 
@@ -100,13 +103,14 @@ def run_worker(settings: Settings, domain: str, slot: str, workers: int = 1) -> 
     health = _Health(settings.worker.stall_timeout_s)
     metrics = WorkerMetrics(process_registry("worker", domain=domain, slot=slot))
     host, port = settings.metrics.host, settings.metrics.port
+    tracing = open_tracing(settings.tracing, domain, slot)
     with Endpoint(metrics.registry, health.ready, health.live, host, port) as at:
         key = "metrics" if slot == "0" else f"metrics-{slot}"
         endpoints.publish(settings.data, key, at.url)
         try:
-            worker = health.worker = _make_worker(settings, domain, slot, workers, metrics)
+            worker = health.worker = _make_worker(settings, domain, slot, workers, metrics, tracing)
             _calm_garbage_collection()
-            with Grace(settings.worker.shutdown_grace_s, worker.stop, _UNFINISHED):
+            with Grace(settings.worker.shutdown_grace_s, worker.stop, _UNFINISHED), tracing or nullcontext():
                 worker.run()
         finally:
             endpoints.withdraw(settings.data, key)
@@ -128,7 +132,9 @@ class _Health:
         return {} if self.worker is None else progressing(self.worker.stalled_s, self._stall_timeout_s)
 
 
-def _make_worker(settings: Settings, domain: str, slot: str, workers: int, metrics: WorkerMetrics) -> Worker:
+def _make_worker(
+    settings: Settings, domain: str, slot: str, workers: int, metrics: WorkerMetrics, tracing: Tracing | None
+) -> Worker:
     kafka = kafka_config(settings)
     opened = _opened(settings, domain, workers, slot)
     if settings.kafka.security:
@@ -139,8 +145,14 @@ def _make_worker(settings: Settings, domain: str, slot: str, workers: int, metri
     metrics.observe_model(opened.manifest.reference, opened.session.providers, opened.session.slice)
     identity = f"{identity_of(settings, domain)}-{slot}"
     producing = {**kafka, **watch_producer(metrics)}
-    worker = Worker(
+    processor, observed, make_emitter = traced(
+        tracing,
         opened.processor,
+        metrics,
+        lambda source: _make_emitter(settings, producing, identity, source),
+    )
+    worker = Worker(
+        processor,
         MeasuredSession(opened.session, metrics),
         settings.worker,
         kafka=kafka,
@@ -149,8 +161,8 @@ def _make_worker(settings: Settings, domain: str, slot: str, workers: int, metri
         changelog=changelog_of(settings, domain),
         dead_letters=dead_letter_topic(domain),
         dead_letter_bytes=message_limit(kafka, dead_letter_topic(domain)),
-        make_emitter=lambda source: _make_emitter(settings, producing, identity, source),
-        metrics=metrics,
+        make_emitter=make_emitter,
+        metrics=observed,
         source_settings=watch_consumer(metrics),
     )
     metrics.watch_batcher(lambda: len(worker.waiting), lambda: worker.waiting.size_bytes)

@@ -34,6 +34,7 @@ __all__ = [
     "SettingsError",
     "StoreSettings",
     "TopicSettings",
+    "TracingSettings",
     "WorkerSettings",
     "load_settings",
     "schema",
@@ -262,6 +263,23 @@ class MetricsSettings(Section, frozen=True, forbid_unknown_fields=True):
     port: Port = 0
 
 
+class TracingSettings(Section, frozen=True, forbid_unknown_fields=True):
+    """OpenTelemetry traces of workers; the extra `tracing` brings what they need."""
+
+    endpoint: str = ""
+    """Of a collector that takes OTLP over HTTP, such as http://collector:4318; empty traces nothing."""
+    headers: Secret = ""
+    """Secret, `name=value,name=value`, sent along."""
+    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """Share of micro-batches that are traced."""
+    max_links: Positive = 128
+    """Events that the span of a micro-batch links to, at most."""
+
+    def __post_init__(self) -> None:
+        if self.endpoint and not _is_http(self.endpoint):
+            raise ValueError("endpoint must be http:// or https://, as in http://collector:4318")
+
+
 class LogSettings(Section, frozen=True, forbid_unknown_fields=True):
     """What processes say, on standard error."""
 
@@ -283,6 +301,7 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True):
     registry: RegistrySettings = RegistrySettings()
     monitor: MonitorSettings = MonitorSettings()
     metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     log: LogSettings = LogSettings()
     topics: dict[str, TopicSettings] = {}
     domains: dict[str, dict[str, Any]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def make_worker(
     processor: Any = None,
     session: Any = None,
     metrics: Any = None,
+    wrap: Callable[[Any], Any] = lambda emitter: emitter,
     **settings: object,
 ) -> Worker:
     """A worker on `topic`, whose changelog and dead letters are named after its output topic."""
@@ -49,7 +51,7 @@ def make_worker(
         instance=f"{group}-{slot}" if static else None,
         changelog=f"{output}.changelog",
         dead_letters=f"{output}.dead-letters",
-        make_emitter=emitter,
+        make_emitter=lambda source: wrap(emitter(source)),
         metrics=metrics or SilentMetrics(),
     )
 
