@@ -131,7 +131,8 @@ class SecuredBroker:
     def grant(self, user: str, rights: Iterable[Right]) -> None:
         """Allows a user what is listed."""
         admin = AdminClient({"bootstrap.servers": self.plain})
-        self._settle(admin.create_acls([_binding(user, right) for right in rights]))
+        if bindings := [_binding(user, right) for right in rights]:
+            self._settle(admin.create_acls(bindings))
         time.sleep(_SPREAD_S)
 
     def revoke(self, user: str) -> None:
