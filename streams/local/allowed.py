@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["DeniedError", "missing_rights", "require_rights", "require_some"]
 
 _TIMEOUT_S = 15.0
+# A cluster that is new has no coordinators yet, and does not answer for a while.
+_GROUP_TIMEOUT_S = 5.0
 _DENIED = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
 _OPERATIONS = {
     "Read": AclOperation.READ,
@@ -102,7 +104,7 @@ def _of_groups(admin: Any, names: set[str]) -> dict[str, set[Any] | None]:
     if not names:
         return {}
     asked = admin.describe_consumer_groups(
-        sorted(names), include_authorized_operations=True, request_timeout=_TIMEOUT_S
+        sorted(names), include_authorized_operations=True, request_timeout=_GROUP_TIMEOUT_S
     )
     return _answers(asked)
 
