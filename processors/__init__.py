@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from schemas.codec import codec_for
 from schemas.envelope import Record, Reject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from processors._contract import Contract
     from schemas.envelope import Message
@@ -49,7 +49,7 @@ class Prepared(msgspec.Struct):
     """
 
     inputs: Arrays
-    records: list[Record]
+    records: Sequence[Record]
     context: Any
     rejects: list[Reject]
 
@@ -101,14 +101,18 @@ class Processor(Protocol):
     def attach(self, metadata: Mapping[str, str]) -> None:
         """Takes the metadata of the loaded model's file; called once, before the first prepare."""
 
-    def prepare(self, records: list[Record]) -> Prepared:
+    def prepare(self, records: Sequence[Record]) -> Prepared:
         """Decodes and validates, updates keyed state in the order of the records, and builds the inputs.
+
+        The records are a sequence, as a list of them is; whoever wants columns takes `Records.of(records)`.
 
         Never raises for what a record holds: a bad record becomes a reject, the others go on.
         """
 
-    def interpret(self, prepared: Prepared, outputs: Arrays, now_ms: int) -> list[Message | Reject]:
+    def interpret(self, prepared: Prepared, outputs: Arrays, now_ms: int) -> Sequence[Message | Reject]:
         """Turns the model's outputs (n rows) into exactly one result or reject per row, in the order of the rows.
+
+        A list of them, or `schemas.envelope.Messages` where all are results for one topic: that spares an object each.
 
         Rows whose model run failed hold zeros; the caller replaces what is returned for them, and calls
         `retract(prepared, rows)` afterwards where a processor has it: what keeps these from being sent again is

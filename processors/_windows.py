@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from processors._parts import by_partition, chosen
 from processors._regions import NEVER, Ints, Regions
 from processors._window_sums import Found, Rows, WindowSums
 
@@ -178,20 +179,19 @@ class KeyedWindows:
 
     def _slots_of(self, partitions: Ints, keys: Sequence[bytes]) -> Ints:
         slots = np.empty(len(keys), np.int64)
-        for partition in np.unique(partitions).tolist():
-            rows = np.flatnonzero(partitions == partition)
-            mine = keys if len(rows) == len(keys) else [keys[row] for row in rows.tolist()]
+        for partition, rows in by_partition(partitions):
+            mine = chosen(keys, rows)
             known = self._slots.setdefault(partition, {})
-            new = dict.fromkeys(key for key in mine if key not in known)
-            if new:
-                self.add_keys(partition, list(new))
-            slots[rows] = np.fromiter(map(known.__getitem__, mine), np.int64, len(mine))
+            found = list(map(known.get, mine))
+            if None in found:
+                self.add_keys(partition, list(dict.fromkeys(key for key in mine if key not in known)))
+                found = list(map(known.get, mine))
+            slots[rows] = np.array(found, np.int64)
         return slots
 
     def _watermarks_before(self, partitions: Ints, times: Ints) -> Ints:
         before = np.empty_like(times)
-        for partition in np.unique(partitions).tolist():
-            rows = np.flatnonzero(partitions == partition)
+        for partition, rows in by_partition(partitions):
             known = self.watermarks.get(partition, NEVER)
             reached = np.maximum.accumulate(np.concatenate([[known], times[rows]]))
             before[rows] = reached[:-1]

@@ -41,7 +41,7 @@ class FramedCodec(ABC, Generic[T]):
         except Exception as error:
             raise explain_error(error, value, ()) from None
 
-    def decode_records(self, records: Sequence[Record], /) -> tuple[list[T], list[Record], list[Reject]]:
+    def decode_records(self, records: Sequence[Record], /) -> tuple[list[T], Sequence[Record], list[Reject]]:
         """Events, the records they came from, and rejects for the others."""
         return decode_records(records, self, (), self._max_bytes)
 

@@ -193,7 +193,8 @@ def read_rows(
     """
     if table.row is DeadLetterRow:
         return _read_dead_letters(records)
-    rows, kept, rejects = (codec or JsonCodec(table.row)).decode_records(records)
+    rows, good_records, rejects = (codec or JsonCodec(table.row)).decode_records(records)
+    kept = list(good_records)
     reasons: dict[int, Reject] = {}
     for column in table.columns:
         if column.node is not None and _is_written_by_others(column.node):

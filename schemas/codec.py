@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import msgspec
 
 from schemas._refusal import REASONS, RefusedError, explain, explain_error
-from schemas.envelope import Record, Reject
+from schemas.envelope import Record, Records, Reject
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -49,7 +49,7 @@ class Codec(Protocol[T]):
     def decode(self, value: bytes, /) -> T:
         """One event; raises `RefusedError` where the bytes are none."""
 
-    def decode_records(self, records: Sequence[Record], /) -> tuple[list[T], list[Record], list[Reject]]:
+    def decode_records(self, records: Sequence[Record], /) -> tuple[list[T], Sequence[Record], list[Reject]]:
         """Events, the records they came from (same order and length), and rejects for all the others."""
 
     def encode(self, events: Iterable[T], /) -> list[bytes]:
@@ -81,7 +81,7 @@ def decode_records(
     decoder: Decodes[T],
     fields: Collection[str] = (),
     max_bytes: int = MAX_PAYLOAD_BYTES,
-) -> tuple[list[T], list[Record], list[Reject]]:
+) -> tuple[list[T], Sequence[Record], list[Reject]]:
     """Decodes a batch; returns events, the records they came from, and rejects for the others.
 
     Args:
@@ -90,7 +90,7 @@ def decode_records(
         fields: Names that a reject's path may show where the document itself is malformed.
         max_bytes: Values above are rejected unread.
     """
-    values = [record.value for record in records]
+    values = records.values if isinstance(records, Records) else [record.value for record in records]
     if max(map(len, filter(None, values)), default=0) > max_bytes:
         values = [b"" if value is not None and len(value) > max_bytes else value for value in values]
     events: list[T] = []
@@ -110,8 +110,10 @@ def decode_records(
         else:
             break
     if not refused:
-        return events, list(records), []
-    return events, [r for row, r in enumerate(records) if row not in refused], list(refused.values())
+        return events, records, []
+    rows = [row for row in range(len(records)) if row not in refused]
+    kept = records.take(rows) if isinstance(records, Records) else [records[row] for row in rows]
+    return events, kept, list(refused.values())
 
 
 def encode(events: Iterable[Any]) -> list[bytes]:
@@ -134,7 +136,7 @@ class JsonCodec(Generic[T]):
         except Exception as error:
             raise explain_error(error, value, self._fields) from None
 
-    def decode_records(self, records: Sequence[Record], /) -> tuple[list[T], list[Record], list[Reject]]:
+    def decode_records(self, records: Sequence[Record], /) -> tuple[list[T], Sequence[Record], list[Reject]]:
         """Events, the records they came from, and rejects for the others."""
         return decode_records(records, self._decoder, self._fields, self._max_bytes)
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from schemas.envelope import Records
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from schemas.envelope import Record
+
+_EMPTY = Records.of(())
 
 
 class Batcher:
@@ -22,8 +28,8 @@ class Batcher:
         self._max_size = max_size
         self._max_bytes = max_bytes
         self._max_wait_s = max_wait_ms / 1000
-        # Records of one arrival share a deadline: (records, arrival time, bytes).
-        self._arrivals: deque[tuple[deque[Record], float]] = deque()
+        # Records of one arrival share a deadline: (records, arrival time).
+        self._arrivals: deque[tuple[Records, float]] = deque()
         self._count = 0
         self._bytes = 0
 
@@ -37,11 +43,12 @@ class Batcher:
 
     def add(self, records: Sequence[Record], now: float) -> None:
         """Takes records that arrived at `now` (seconds on any monotonic clock)."""
-        if not records:
+        if not len(records):
             return
-        self._arrivals.append((deque(records), now))
-        self._count += len(records)
-        self._bytes += sum(map(_size, records))
+        columns = Records.of(records)
+        self._arrivals.append((columns, now))
+        self._count += len(columns)
+        self._bytes += _bytes(columns)
 
     def due(self, now: float) -> bool:
         """Whether a micro-batch should be taken."""
@@ -55,26 +62,33 @@ class Batcher:
             return float("inf")
         return max(0.0, self._arrivals[0][1] + self._max_wait_s - now)
 
-    def take(self) -> list[Record]:
+    def take(self) -> Records:
         """Removes and returns the next micro-batch; empty where nothing waits. What is left keeps its deadline."""
         if self._count <= self._max_size and self._bytes <= self._max_bytes:
-            everything = [record for records, _came in self._arrivals for record in records]
+            everything = [records for records, _came in self._arrivals]
             self.clear()
-            return everything
-        batch: list[Record] = []
-        size = 0
-        while self._arrivals and len(batch) < self._max_size:
-            records = self._arrivals[0][0]
-            next_size = _size(records[0])
-            if batch and size + next_size > self._max_bytes:
+            return Records.join(everything) if everything else _EMPTY
+        parts: list[Records] = []
+        rows = size = 0
+        while self._arrivals and rows < self._max_size:
+            records, came = self._arrivals.popleft()
+            fitting, bytes_ = self._fitting(records, self._max_size - rows, self._max_bytes - size, alone=not rows)
+            if fitting:
+                parts.append(records if fitting == len(records) else records[:fitting])
+                rows, size = rows + fitting, size + bytes_
+            if fitting < len(records):
+                self._arrivals.appendleft((records[fitting:], came))
                 break
-            batch.append(records.popleft())
-            size += next_size
-            if not records:
-                self._arrivals.popleft()
-        self._count -= len(batch)
+        self._count -= rows
         self._bytes -= size
-        return batch
+        return Records.join(parts)
+
+    def _fitting(self, records: Records, most: int, most_bytes: int, *, alone: bool) -> tuple[int, int]:
+        """How many of the records, from the first on, are within the bounds, and their bytes."""
+        reached = np.cumsum([len(value or b"") + len(key or b"") for value, key in _pairs(records[:most])])
+        fitting = int(np.searchsorted(reached, most_bytes, side="right"))
+        fitting = max(fitting, 1) if alone else fitting
+        return fitting, int(reached[fitting - 1]) if fitting else 0
 
     def clear(self) -> None:
         """Forgets everything, for records that will be read again."""
@@ -82,5 +96,9 @@ class Batcher:
         self._count = self._bytes = 0
 
 
-def _size(record: Record) -> int:
-    return len(record.value or b"") + len(record.key or b"")
+def _bytes(records: Records) -> int:
+    return sum(map(len, filter(None, records.values))) + sum(map(len, filter(None, records.keys)))
+
+
+def _pairs(records: Records) -> zip[tuple[bytes | None, bytes | None]]:
+    return zip(records.values, records.keys, strict=True)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, overload
 
-from schemas.envelope import Message, Record, Reject
+from schemas.envelope import Message, Messages, Record, Records, Reject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from processors import Arrays, Processor
     from streams.deadline import Deadline
 
-__all__ = ["Observes", "Outcome", "Runs", "infer", "infer_all"]
+__all__ = ["Observes", "Outcome", "Outcomes", "Runs", "infer", "infer_all"]
 
 Outcome = tuple[Record, Message | Reject]
 """A record and what became of it: the message to be written, or why there is none."""
@@ -38,14 +39,57 @@ class Observes(Protocol):
         """Called once per stage and micro-batch."""
 
 
+class Outcomes(Sequence[Outcome]):
+    """What became of a micro-batch: one outcome per record, in their order.
+
+    Whoever only sends takes `messages` and `rejects` instead, each in the order of their records: pairs are made where
+    somebody looks at them.
+    """
+
+    __hash__ = None  # type: ignore[assignment]  # equal by content, as lists are
+
+    def __init__(self, records: Sequence[Record], answered: Sequence[int], messages: Sequence[Message]) -> None:
+        self.messages = messages
+        self.rejects: Sequence[Reject] = ()
+        self._records = records
+        self._answered = answered
+        self._rejected: dict[int, Reject] = {}
+
+    def refuse(self, rejects: dict[int, Reject]) -> None:
+        """Takes the rejects of the rows that have no message."""
+        self._rejected = rejects
+        self.rejects = [rejects[row] for row in sorted(rejects)]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Outcome]:
+        message_of = dict(zip(self._answered, self.messages, strict=True))
+        for row, record in enumerate(self._records):
+            yield record, self._rejected[row] if row in self._rejected else message_of[row]
+
+    @overload
+    def __getitem__(self, at: int) -> Outcome: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Outcome]: ...
+    def __getitem__(self, at: int | slice) -> Outcome | list[Outcome]:
+        return list(self)[at]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return f"Outcomes({list(self)!r})"
+
+
 def infer(
     processor: Processor,
     session: Runs,
-    records: list[Record],
+    records: Sequence[Record],
     now_ms: int,
     observe: Observes | None = None,
     deadline: Deadline | None = None,
-) -> list[Outcome]:
+) -> Outcomes:
     """Answers a micro-batch: exactly one message or reject per record, in the order of the records.
 
     What is older than the deadline, where there is one, is answered without the model.
@@ -72,7 +116,7 @@ def infer(
     if old and deadline is not None:
         replaced = deadline.answer(prepared, old, now_ms)
         answers = [replaced.get(row) or answers[row] for row in range(len(prepared.records))]
-    outcomes = _in_input_order(records, prepared.records, answers, prepared.rejects)
+    outcomes = _outcomes(records, prepared.records, answers, prepared.rejects)
     if observe is not None:
         observe("prepare", prepared_at - started)
         observe("execute", executed_at - prepared_at)
@@ -117,36 +161,57 @@ def _with_failures(
     return replaced
 
 
-def _in_input_order(
-    records: list[Record],
-    answered: list[Record],
+def _outcomes(
+    records: Sequence[Record],
+    prepared: Sequence[Record],
     answers: Sequence[Message | Reject],
     rejects: Sequence[Reject],
-) -> list[Outcome]:
-    """Merges answers and rejects back into the order of the records.
+) -> Outcomes:
+    """Matches answers and rejects with the records that they belong to.
 
-    Both lists keep the input's order, so one walk over the records does, without a lookup for those answered.
-    A record that is in neither list becomes a reject too: nothing is lost to a processor's mistake.
+    A record that has neither becomes a reject too: nothing is lost to a processor's mistake.
     """
-    if answered == records:
-        return list(zip(records, answers, strict=True))
-    rejected = {_position(reject.record): reject for reject in rejects}
-    outcomes: list[Outcome] = []
-    row = 0
-    for record in records:
-        if row < len(answered) and answered[row] is record:
-            outcomes.append((record, answers[row]))
-            row += 1
-        else:
-            outcomes.append((record, rejected.get(_position(record)) or _unanswered(record)))
-    if row != len(answered):
-        msg = "prepare returned records that are not the micro-batch's own, or not in its order. This is a bug."
-        raise RuntimeError(msg)
+    rows = _rows_of(prepared, records)
+    if isinstance(answers, Messages):
+        refused: dict[int, Reject] = {}
+    else:
+        refused = {row: answer for row, answer in zip(rows, answers, strict=True) if isinstance(answer, Reject)}
+    if refused:
+        pairs = [pair for pair in zip(rows, answers, strict=True) if pair[0] not in refused]
+        rows, answers = [row for row, _ in pairs], [answer for _, answer in pairs]
+    outcomes = Outcomes(records, rows, answers)  # type: ignore[arg-type]  # no reject is left
+    if len(rows) < len(records):
+        outcomes.refuse(refused | _rejected(records, {*rows, *refused}, rejects))
     return outcomes
 
 
-def _position(record: Record) -> tuple[str, int, int]:
-    return record.topic, record.partition, record.offset
+def _rows_of(prepared: Sequence[Record], records: Sequence[Record]) -> Sequence[int]:
+    """Which rows of the micro-batch these are, in order."""
+    if prepared is records:
+        return range(len(records))
+    row_of = {position: row for row, position in enumerate(_positions(records))}
+    rows = [row_of.get(position, -1) for position in _positions(prepared)]
+    if any(after <= before for before, after in zip([-1, *rows], rows, strict=False)):
+        msg = "prepare returned records that are not the micro-batch's own, or not in its order. This is a bug."
+        raise RuntimeError(msg)
+    return rows
+
+
+def _rejected(records: Sequence[Record], answered: set[int], rejects: Sequence[Reject]) -> dict[int, Reject]:
+    """The reject of each row that has no answer."""
+    reject_of = {(reject.record.partition, reject.record.offset): reject for reject in rejects}
+    return {
+        row: reject_of.get(position) or _unanswered(records[row])
+        for row, position in enumerate(_positions(records))
+        if row not in answered
+    }
+
+
+def _positions(records: Sequence[Record]) -> Iterable[tuple[int, int]]:
+    """Partition and offset of each: a micro-batch is of one topic."""
+    if isinstance(records, Records):
+        return records.positions()
+    return ((record.partition, record.offset) for record in records)
 
 
 def _unanswered(record: Record) -> Reject:

@@ -15,10 +15,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from schemas.dead_letter import to_message
-from schemas.envelope import Message, Record, Reject
+from schemas.envelope import Messages
 from streams._conditions import missing
 from streams.batcher import Batcher
 from streams.deadline import Deadline, max_age_of
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from processors import Processor
+    from schemas.envelope import Message, Records, Reject
     from streams.emitter import Emitter
     from streams.inference import Runs
     from streams.observe.metrics import WorkerMetrics
@@ -192,21 +191,21 @@ class Worker:
             return 0.0
         return max(0.0, min(_IDLE_S, self._batcher.wait_s(now), self._commit_in(now)))
 
-    def _process(self, records: list[Record]) -> None:
+    def _process(self, records: Records) -> None:
         """Infers a micro-batch and sends what came of it into the open transaction."""
         now_ms = time.time_ns() // 1_000_000
         if self._transaction_began is None:
             self._transaction_began = time.monotonic()
-        self._in_flight.update({record.partition for record in records})
+        self._in_flight.update(records.next_offsets())
         outcomes = infer(self._processor, self._session, records, now_ms, self._metrics.observe_stage, self._deadline)
-        rejects = [answer for _record, answer in outcomes if isinstance(answer, Reject)]
         started = time.perf_counter()
-        self._emitter.send(self._message(answer, now_ms) for _record, answer in outcomes)
+        self._emitter.send(outcomes.messages)
+        self._emitter.send(self._dead_letter(reject, now_ms) for reject in outcomes.rejects)
         self._metrics.observe_stage("produce", time.perf_counter() - started)
         self._source.advance(records)
         self._transaction_events += len(records)
-        self._metrics.observe_batch(len(records), rejects)
-        self._metrics.observe_latency(now_ms / 1000 - np.array([r.timestamp_ms for r in records]) / 1000)
+        self._metrics.observe_batch(len(records), outcomes.rejects)
+        self._metrics.observe_latency((now_ms - records.timestamps_ms) / 1000)
 
     def _reach_ends(self) -> None:
         """Has the transaction cover the ends of partitions too, if all that was read is processed."""
@@ -217,10 +216,8 @@ class Worker:
         if reached and self._transaction_began is None:
             self._transaction_began = time.monotonic()
 
-    def _message(self, answer: Message | Reject, now_ms: int) -> Message:
-        if isinstance(answer, Reject):
-            return to_message(answer, self._dead_letters, now_ms, self._dead_letter_bytes)
-        return answer
+    def _dead_letter(self, reject: Reject, now_ms: int) -> Message:
+        return to_message(reject, self._dead_letters, now_ms, self._dead_letter_bytes)
 
     def _commit_in(self, now: float) -> float:
         if self._transaction_began is None:
@@ -254,8 +251,11 @@ class Worker:
         state = self._processor.state
         if state is None:
             return ()
-        topic = self._changelog
-        return [Message(topic, key, value, partition) for partition, key, value in state.changes()]
+        changes = list(state.changes())
+        if not changes:
+            return ()
+        partitions, keys, values = zip(*changes, strict=True)
+        return Messages(self._changelog, keys, values, partitions)
 
     def _forget_transaction(self) -> None:
         self._transaction_began = None

@@ -11,9 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from processors._parts import by_partition, chosen
 from processors.fraud.features import fields_of
 from schemas.codec import REASONS
-from schemas.envelope import Record, Reject
+from schemas.envelope import Records, Reject
 from schemas.times import check_times, parse_times
 
 if TYPE_CHECKING:
@@ -36,9 +37,8 @@ class Admitted(msgspec.Struct):
 
     fields: dict[str, Sequence[Any]]
     """Columns of the transactions, by field."""
-    records: list[Record]
+    records: Records
     times: NDArray[np.int64]
-    partitions: NDArray[np.int64]
     rejects: list[Reject]
 
     def refuse(self, refused: Mapping[int, Refusal]) -> None:
@@ -48,10 +48,10 @@ class Admitted(msgspec.Struct):
         self.rejects += [Reject(self.records[row], *why) for row, why in sorted(refused.items())]
         stay = np.ones(len(self.records), np.bool_)
         stay[list(refused)] = False
-        chosen = stay.tolist()
-        self.fields = {name: list(compress(column, chosen)) for name, column in self.fields.items()}
-        self.records = list(compress(self.records, chosen))
-        self.times, self.partitions = self.times[stay], self.partitions[stay]
+        staying = stay.tolist()
+        self.fields = {name: list(compress(column, staying)) for name, column in self.fields.items()}
+        self.records = self.records.take(np.flatnonzero(stay).tolist())
+        self.times = self.times[stay]
 
 
 class Admission:
@@ -65,26 +65,25 @@ class Admission:
         self._earliest_ms = round(earliest.timestamp() * 1000)
         self._future_ms = round(settings.max_future_hours * HOUR_MS)
 
-    def admit(self, records: list[Record]) -> Admitted:
+    def admit(self, records: Records) -> Admitted:
         """Sorts out a micro-batch; never raises for what a record holds."""
         events, kept, rejects = self._codec.decode_records(records)
         fields = fields_of(events)
         times, unreadable = parse_times(fields["event_time"])
-        partitions = np.fromiter([record.partition for record in kept], np.int64, len(kept))
-        admitted = Admitted(fields, kept, times, partitions, rejects)
+        admitted = Admitted(fields, Records.of(kept), times, rejects)
         admitted.refuse(
             self._out_of_bounds(fields)
-            | {row: _bad_time(reason) for row, reason in self._out_of_time(times, kept).items()}
+            | {row: _bad_time(reason) for row, reason in self._out_of_time(admitted).items()}
             | {row: _bad_time(reason) for row, reason in unreadable.items()}
         )
         admitted.refuse(dict.fromkeys(self._seen_before(admitted), _SEEN_BEFORE))
         return admitted
 
-    def _out_of_time(self, times: NDArray[np.int64], records: list[Record]) -> dict[int, str]:
-        stamps = np.fromiter([record.timestamp_ms for record in records], np.int64, len(records))
+    def _out_of_time(self, admitted: Admitted) -> dict[int, str]:
+        stamps = admitted.records.timestamps_ms
         # A topic may carry no timestamps; then there is nothing to hold the event time against.
         latest = np.where(stamps > 0, stamps + self._future_ms, _NO_LIMIT)
-        return check_times(times, self._earliest_ms, latest)
+        return check_times(admitted.times, self._earliest_ms, latest)
 
     def _out_of_bounds(self, fields: Mapping[str, Sequence[Any]]) -> dict[int, Refusal]:
         refused: dict[int, Refusal] = {}
@@ -98,16 +97,14 @@ class Admission:
 
     def _seen_before(self, admitted: Admitted) -> list[int]:
         seen: list[int] = []
-        ids, records, partitions = admitted.fields["event_id"], admitted.records, admitted.partitions
-        for partition in np.unique(partitions).tolist():
-            rows = np.flatnonzero(partitions == partition).tolist()
+        ids, records = admitted.fields["event_id"], admitted.records
+        for partition, rows in by_partition(records.partitions):
             duplicates = self._recent_ids.accept(
-                partition,
-                [ids[row] for row in rows],
-                [records[row].offset for row in rows],
-                [records[row].timestamp_ms for row in rows],
+                partition, chosen(ids, rows), records.offsets[rows].tolist(), records.timestamps_ms[rows].tolist()
             )
-            seen += [rows[at] for at in duplicates]
+            if duplicates:
+                places = np.arange(len(ids))[rows].tolist()
+                seen += [places[at] for at in duplicates]
         return seen
 
 

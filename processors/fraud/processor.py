@@ -23,11 +23,11 @@ from processors.fraud.merchant_risk import MerchantRiskTable
 from processors.fraud.reasons import Reasons
 from processors.fraud.state import FraudState
 from processors.fraud.tallies import Tallies
-from schemas.envelope import Message, Record, Reject
+from schemas.envelope import Message, Messages, Record, Records, Reject
 from schemas.fraud import FraudScore, MerchantTally, Reason, Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from processors import Arrays
     from processors.fraud.settings import FraudSettings
@@ -109,6 +109,7 @@ class FraudProcessor:
         self._shap: TreeShap | None = None
         self._late = 0
         kinds = [(name, float | None) for name in self.features.names]
+        self._whole = [at for at, name in enumerate(self.features.names) if _is_whole(name)]
         self._values_type = msgspec.defstruct("FeatureValues", kinds, frozen=True, gc=False)
 
     def attach(self, metadata: Mapping[str, str]) -> None:
@@ -118,12 +119,12 @@ class FraudProcessor:
         else:
             log.warning("%s has no trees in its metadata (%s): scores come without reasons", self.model, METADATA_KEY)
 
-    def prepare(self, records: list[Record]) -> Prepared:
+    def prepare(self, records: Sequence[Record]) -> Prepared:
         """Decodes and checks, then computes features in the order of the records; each becomes history of its card."""
-        admitted = self._admission.admit(records)
+        columns = Records.of(records)
+        admitted = self._admission.admit(columns)
         batch = self._update(admitted)
-        hours = (admitted.times // HOUR_MS).tolist()
-        self._tallies.add(records, admitted.records, admitted.fields["merchant"], hours)
+        self._tallies.add(columns, admitted.records, admitted.fields["merchant"], admitted.times // HOUR_MS)
         inputs = batch.features.inputs
         return Prepared(
             inputs={"features": inputs if self._columns is None else inputs[:, self._columns]},
@@ -132,16 +133,17 @@ class FraudProcessor:
             rejects=admitted.rejects,
         )
 
-    def interpret(self, prepared: Prepared, outputs: Arrays, now_ms: int) -> list[Message | Reject]:
+    def interpret(self, prepared: Prepared, outputs: Arrays, now_ms: int) -> Sequence[Message | Reject]:
         """One score per row; a row for which the model gave no probability is rejected."""
         raw = outputs["probability"].reshape(len(prepared.records)).astype(np.float64)
         probabilities = np.round(raw, _PROBABILITY_DIGITS)
-        scores = self._score(prepared, probabilities, now_ms)
-        values = self._scores.encode(scores)
-        keys = map(str.encode, prepared.context.tokens)
-        answers: list[Message | Reject] = list(map(Message, repeat(OUTPUT_TOPIC), keys, values))
+        values = self._scores.encode(self._score(prepared, probabilities, now_ms))
+        results = Messages(OUTPUT_TOPIC, list(map(str.encode, prepared.context.tokens)), values)
         senseless = np.flatnonzero(~((raw >= 0) & (raw <= 1))).tolist()
+        if not senseless:
+            return results
         self.retract(prepared, senseless)
+        answers: list[Message | Reject] = list(results)
         for row in senseless:
             detail = "The model's output is no probability."
             answers[row] = Reject(prepared.records[row], "model_error", detail=detail)
@@ -188,15 +190,15 @@ class FraudProcessor:
     def _update(self, admitted: Admitted) -> _Batch:
         fields = admitted.fields
         tokens = self._tokens.of(fields["card"])
-        features = self.features.update(Columns.of_fields(fields, tokens, admitted.times, admitted.partitions))
+        features = self.features.update(Columns.of_fields(fields, tokens, admitted.times, admitted.records.partitions))
         self._late += int(np.count_nonzero(features.late))
         return _Batch(fields, list(map(bytes.hex, tokens)), admitted.times, features)
 
-    def _score(self, prepared: Prepared, probabilities: NDArray[np.float64], now_ms: int) -> list[FraudScore]:
-        """Column by column, as fast as C takes them."""
+    def _score(self, prepared: Prepared, probabilities: NDArray[np.float64], now_ms: int) -> Iterator[FraudScore]:
+        """Column by column, as fast as C takes them; each score is made when it is encoded, and gone after it."""
         batch: _Batch = prepared.context
         fields = batch.fields
-        stamps = np.fromiter([record.timestamp_ms for record in prepared.records], np.int64, len(prepared.records))
+        stamps = Records.of(prepared.records).timestamps_ms
         latencies = np.where(stamps > 0, np.maximum(now_ms - stamps, 0), 0).astype(np.float64)
         columns: dict[str, Iterable[Any]] = {
             "event_id": fields["event_id"],
@@ -213,12 +215,13 @@ class FraudProcessor:
             "late": batch.features.late.tolist(),
             **{name: fields[name] for name in ("amount", "category", "currency", "age", "gender", "region")},
         }
-        return list(map(FraudScore, *(columns[name] for name in FraudScore.__struct_fields__)))
+        return map(FraudScore, *(columns[name] for name in FraudScore.__struct_fields__))
 
     def _decide(self, probabilities: NDArray[np.float64]) -> list[str]:
-        review, decline = self.settings.review, self.settings.decline
-        levels = (probabilities >= review).astype(np.int64) + (probabilities >= decline)
-        return [("approve", "review", "decline")[level] for level in levels.tolist()]
+        decisions = ["approve"] * len(probabilities)
+        for row in np.flatnonzero(probabilities >= self.settings.review).tolist():
+            decisions[row] = "decline" if probabilities[row] >= self.settings.decline else "review"
+        return decisions
 
     def _explain(self, inputs: NDArray[np.float32], probabilities: NDArray[np.float64]) -> list[list[Reason]]:
         reasons = [_NO_REASONS] * len(probabilities)
@@ -233,15 +236,18 @@ class FraudProcessor:
         """The values by name: structs, which are made and written three times as fast as dictionaries."""
         if not self.settings.keep_features:
             return repeat({})
-        names = self.features.names
-        return map(self._values_type, *map(_plain, names, features.values.T))
+        columns: list[list[float | None]] = features.values.T.tolist()
+        for at in self._whole:
+            columns[at] = _whole_numbers(features.values[:, at])
+        return map(self._values_type, *columns)
 
 
-def _plain(name: str, column: NDArray[np.float64]) -> list[float | None]:
-    """Python's numbers, None where unknown; whole or not by the feature alone, so that no neighbour changes a byte."""
+def _whole_numbers(column: NDArray[np.float64]) -> list[float | None]:
+    """Integers, None where unknown; what is whole is so by the feature alone, so that no neighbour changes a byte."""
     unknown = np.isnan(column)
-    known: NDArray[Any] = np.where(unknown, 0, column).astype(np.int64) if _is_whole(name) else column
-    numbers: list[float | None] = known.tolist()
+    if not unknown.any():
+        return column.astype(np.int64).tolist()  # type: ignore[no-any-return]
+    numbers: list[float | None] = np.where(unknown, 0, column).astype(np.int64).tolist()
     for row in np.flatnonzero(unknown).tolist():
         numbers[row] = None
     return numbers
