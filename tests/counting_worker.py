@@ -11,7 +11,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from doubles import CountingProcessor, EchoingSession, SilentMetrics, StuckSession
+from doubles import CountingProcessor, EchoingSession, SilentMetrics, SlowSession, StuckSession
 
 from streams.emitter import AtLeastOnceEmitter, TransactionalEmitter
 from streams.grace import Grace
@@ -59,7 +59,7 @@ def make_worker(
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     arguments = json.loads(sys.argv[1])
-    stuck = arguments.pop("stuck", False)
-    worker = make_worker(**arguments, session=StuckSession() if stuck else None)
+    stuck, row_us = arguments.pop("stuck", False), arguments.pop("row_us", 0)
+    worker = make_worker(**arguments, session=StuckSession() if stuck else SlowSession(row_us) if row_us else None)
     with Grace(arguments.get("shutdown_grace_s", 30.0), worker.stop, "leaving"):
         worker.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from threading import Event
 from typing import Any
@@ -74,6 +75,17 @@ class EchoingSession:
 
     def run(self, inputs: Arrays) -> tuple[Arrays, Mapping[int, str]]:
         return inputs, {}
+
+
+class SlowSession(EchoingSession):
+    """Echoes, and takes its time for each row."""
+
+    def __init__(self, row_us: float) -> None:
+        self._row_s = row_us / 1e6
+
+    def run(self, inputs: Arrays) -> tuple[Arrays, Mapping[int, str]]:
+        time.sleep(self._row_s * len(inputs["before"]))
+        return super().run(inputs)
 
 
 class StuckSession:
