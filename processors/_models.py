@@ -123,9 +123,12 @@ class Model(msgspec.Struct, frozen=True):
 
     def read(self) -> bytes:
         """The bytes of the file, hashed after reading, so that what is checked is what runs."""
-        content = self.path.read_bytes()
-        _require_equal(self.manifest, self.path, len(content), hashlib.sha256(content).hexdigest())
-        return content
+        return _read(self.manifest, self.path)
+
+    def read_extra(self, file: str) -> bytes:
+        """The bytes of one of the manifest's extra files, hashed likewise."""
+        promised = next(extra for extra in self.manifest.files if extra.file == file)
+        return _read(promised, self.path.parent / file)
 
     def extra(self, file: str) -> Path:
         """The path of one of the manifest's extra files, checked when the model was resolved."""
@@ -246,6 +249,14 @@ def sha256_of(path: Path) -> str:
     """The sha256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(promised: Manifest | ExtraFile, path: Path) -> bytes:
+    with path.open("rb") as file:
+        # A byte more than promised is enough to know, whatever the file has become since it was resolved.
+        content = file.read(promised.size + 1)
+    _require_equal(promised, path, len(content), hashlib.sha256(content).hexdigest())
+    return content
 
 
 def _require_equal(promised: Manifest | ExtraFile, path: Path, size: int, digest: str) -> None:

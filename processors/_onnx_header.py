@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["Header", "read_header"]
+__all__ = ["Header", "fields", "read_header"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -28,7 +28,7 @@ def read_header(content: bytes) -> Header:
     ir_version, producer, version = 0, "", ""
     opsets: dict[str, int] = {}
     try:
-        for field, value in _fields(view):
+        for field, value in fields(view):
             if field == 1 and isinstance(value, int):
                 ir_version = value
             elif isinstance(value, memoryview):
@@ -44,15 +44,15 @@ def read_header(content: bytes) -> Header:
 
 
 def _opset(message: memoryview) -> dict[str, int]:
-    fields = dict(_fields(message))
-    domain, version = fields.get(1), fields.get(2, 0)
+    found = dict(fields(message))
+    domain, version = found.get(1), found.get(2, 0)
     name = bytes(domain).decode(errors="replace") if isinstance(domain, memoryview) else ""
     return {name or "ai.onnx": version if isinstance(version, int) else 0}
 
 
-def _fields(message: memoryview) -> list[tuple[int, int | memoryview]]:
+def fields(message: memoryview) -> list[tuple[int, int | memoryview]]:
     """Number and value of each field of a protobuf message."""
-    fields: list[tuple[int, int | memoryview]] = []
+    found: list[tuple[int, int | memoryview]] = []
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -70,8 +70,8 @@ def _fields(message: memoryview) -> list[tuple[int, int | memoryview]]:
             value, at = message[at : at + length], at + length
         else:
             raise ValueError(f"wire type {wire} is not protobuf's")
-        fields.append((tag >> 3, value))
-    return fields
+        found.append((tag >> 3, value))
+    return found
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

@@ -20,11 +20,12 @@ from onnxruntime import InferenceSession
 
 from processors import _cuda, _hardware, _slices
 from processors._contract import Declared, ModelError
+from processors._custom_ops import register_custom_ops, with_custom_ops_advice
 from processors._lanes import NO_GRAPH
 from processors._provider_options import TENSORRT, EngineCache, Gpu, Profile, attempts, engine_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from processors import Arrays
 
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", _hardware.CPU)
+
+_NOWHERE = "/nowhere"
 
 # ONNX Runtime's words for element types, where they are not NumPy's.
 _DTYPES = {"float": "float32", "double": "float64"}
@@ -69,13 +72,14 @@ class Loaded(NamedTuple):
 def load(
     content: bytes,
     name: str,
-    folder: Path,
+    files: Mapping[str, bytes],
     *,
     threads: int,
     wanted: Sequence[str],
     gpu: Gpu,
     cache_dir: Path | None,
     profile: Profile | None,
+    custom_ops: Mapping[str, str],
     log: logging.Logger,
 ) -> Loaded:
     """A session on the first wanted provider that starts; ONNX Runtime's own fallback does not say why it was one.
@@ -83,15 +87,17 @@ def load(
     Args:
         content: The model.
         name: What errors call it.
-        folder: Where its external weights lie.
+        files: What its tensors lie in besides, by the name it uses.
         threads: Intra-op threads.
         wanted: Execution providers in order of preference.
         gpu: How it is run on a GPU.
         cache_dir: Where TensorRT keeps its engines; None builds them again.
         profile: Shapes for TensorRT, where they are known.
+        custom_ops: Libraries of custom operators with their sha256.
         log: Where fallbacks are told.
     """
-    options = _options(threads, folder)
+    options = _options(threads, files)
+    register_custom_ops(options, custom_ops)
     plan = _hardware.plan(wanted, onnxruntime.get_available_providers())
     missing = dict(plan.missing)
     if _hardware.CUDA_PROVIDERS & set(plan.providers):
@@ -105,7 +111,7 @@ def load(
                 runtime = InferenceSession(content, options, providers=list(attempt.providers), enable_fallback=0)
         except Exception as error:  # ONNX Runtime's errors have no base of their own.
             if attempt.first == _hardware.CPU:
-                raise SessionError(f"{name}: cannot be loaded: {_slices.reason(error)}") from error
+                raise SessionError(f"{name}: cannot be loaded: {with_custom_ops_advice(_slices.reason(error))}") from error
             missing[attempt.first] = _slices.reason(error)
             if attempt.cuda_graphs:
                 log.warning("%s: is tried without CUDA graphs: %s", name, missing[attempt.first])
@@ -161,7 +167,7 @@ def _engines_of_one(cache: EngineCache | None) -> Iterator[None]:
         yield
 
 
-def _options(threads: int, folder: Path) -> onnxruntime.SessionOptions:
+def _options(threads: int, files: Mapping[str, bytes]) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -171,7 +177,9 @@ def _options(threads: int, folder: Path) -> onnxruntime.SessionOptions:
     # Threads that spin between runs take the cores from decoding and encoding: on 2 cores, with 0.5 ms of other work
     # between runs, spinning doubled the CPU time of a row (2.9 to 5.4 us) and lowered the rate, with 1 worker and 2.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
+    # What it refers to was read and checked; anything else it would look for where nothing is.
+    options.add_external_initializers_from_files_in_memory([*files], [*files.values()], [*map(len, files.values())])
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
 

@@ -16,6 +16,7 @@ from processors import _contract, _cuda, _hardware, _runtime, _warmup
 from processors._contract import Contract, ContractError
 from processors._lanes import bindable, lanes, settled
 from processors._models import Model
+from processors._onnx_files import attached_files
 from processors._provider_options import Gpu, shape_profile
 from processors._rows import Rows
 from processors._runtime import (
@@ -29,7 +30,7 @@ from processors._runtime import (
 from processors._ways import PLAIN, UNBOUND, Way, settle_way
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from processors import Arrays, _curve
@@ -131,6 +132,7 @@ class Session:
         slice: int = 0,  # noqa: A002 - the word of the settings
         gpu: Gpu = _ANY_GPU,
         cache_dir: Path | None = None,
+        custom_ops: Mapping[str, str] | None = None,
         log: logging.Logger = LOG,
     ) -> Session:
         """Loads a model, holds it against what is expected of it, and warms it up.
@@ -145,28 +147,31 @@ class Session:
             slice: Rows of one run; 0 measures and picks.
             gpu: How it is run on a GPU.
             cache_dir: Where TensorRT keeps its engines.
+            custom_ops: Paths of libraries of custom operators, each with its sha256; none unless given.
             log: Where warnings go.
 
         Raises:
             ContractError: The model differs from what is expected; the message lists every difference.
             SessionError: It cannot be loaded here, or not on a GPU where one is required.
-            IntegrityError: The file is not the one of its manifest.
+            IntegrityError: A file is not the one of its manifest.
+            ForeignFileError: It refers to files that it may not have.
         """
         content, name = (model.read(), model.manifest.reference) if isinstance(model, Model) else _read(model)
         if isinstance(model, Model):
             promised = model.manifest.contract
             expects = promised if expects is None else expects.completed_by(promised)
         threads = _hardware.threads_for(threads, workers, _hardware.available_cores())
-        folder = (model.path if isinstance(model, Model) else model).parent
+        files = attached_files(content, model, name)
         runtime, with_graphs = _runtime.load(
             content,
             name,
-            folder,
+            files,
             threads=threads,
             wanted=providers,
             gpu=gpu,
             cache_dir=cache_dir,
             profile=None if expects is None else _profile(expects, slice),
+            custom_ops=custom_ops or {},
             log=log,
         )
         on_gpu = bool(_hardware.GPU_PROVIDERS & _runtime.placement(runtime).keys())

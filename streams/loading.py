@@ -69,6 +69,7 @@ def open_domain(
         slice=settings.model.slice,
         gpu=_gpu(settings.model, slot),
         cache_dir=registry.cache_dir,
+        custom_ops=settings.model.custom_ops,
     )
     if hasattr(processor, "attach"):
         processor.attach(session.metadata)

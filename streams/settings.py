@@ -159,6 +159,8 @@ class ModelSettings(Section, frozen=True, forbid_unknown_fields=True):
     slice: Count = 0
     """Rows of one run; 0 measures the latency curve at start and picks."""
     cache_dir: str = ""
+    custom_ops: dict[str, str] = {}
+    """Libraries of custom operators by path, each with its sha256: native code that runs as the worker."""
     """Where pulled models and TensorRT's engines are kept; empty is the user's cache directory."""
     device_id: Count | Literal["auto"] = "auto"
     """The GPU, where there are several; `auto` gives the workers of a machine one after the other, by their slots."""
