@@ -1,15 +1,23 @@
-"""Rows as Arrow, column by column: what is nested is flattened first, so that no Python object is made per cell."""
+"""Rows as Arrow, column by column: what is nested is flattened first, so that no Python object is made per cell.
+
+Words and the names of maps are dictionaries, which ClickHouse takes into its own as they are. The names of a map come
+in their order: an object of JSON has none, and so equal maps are equal columns, however they were written.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import accumulate, chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 from msgspec import inspect
+from msgspec.structs import astuple
 
 from schemas._nodes import Node, fields_of, node_of
+from schemas._rows import PackedMap
 from schemas.times import parse_times
 
 if TYPE_CHECKING:
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
 EARLIEST_MS, LATEST_MS = -2_208_988_800_000, 10_413_791_999_999
 
 _TIME = pa.timestamp("ms", tz="UTC")
+_WORD = pa.dictionary(pa.int32(), pa.string())
 
 
 class Coordinates(Protocol):
@@ -44,7 +53,7 @@ class Coordinates(Protocol):
 
 
 _COORDINATES: dict[str, tuple[pa.DataType, Callable[[Sequence[Coordinates]], pa.Array]]] = {
-    "_topic": (pa.string(), lambda records: pa.array([r.topic for r in records], pa.string())),
+    "_topic": (_WORD, lambda records: pa.array([r.topic for r in records], _WORD)),
     "_partition": (pa.uint32(), lambda records: pa.array([r.partition for r in records], pa.uint32())),
     "_offset": (pa.uint64(), lambda records: pa.array([r.offset for r in records], pa.uint64())),
     "_timestamp": (_TIME, lambda records: _times([r.timestamp_ms for r in records])),
@@ -67,7 +76,7 @@ def to_arrow(table: Table, rows: Sequence[Any], coordinates: Sequence[Coordinate
     arrays = [
         _COORDINATES[column.name][1](coordinates)
         if column.node is None
-        else _array(column.node, [getattr(row, column.name) for row in rows])
+        else _array(column.node, list(map(attrgetter(column.name), rows)))
         for column in table.columns
     ]
     return pa.table(arrays, schema=arrow_schema(table))
@@ -81,6 +90,8 @@ def arrow_type(node: Node) -> pa.DataType:
     """The Arrow type of a value."""
     if node.kind == "time":
         return _TIME
+    if node.kind == "word":
+        return _WORD
     match node.type:
         case inspect.StrType() | inspect.LiteralType() | inspect.EnumType():
             return pa.string()
@@ -108,14 +119,34 @@ def _array(node: Node, values: list[Any]) -> pa.Array:
         case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
             return pa.ListArray.from_arrays(_offsets(values), _array(node_of(item), list(chain.from_iterable(values))))
         case inspect.DictType(key_type=key, value_type=value):
-            keys = _array(node_of(key), list(chain.from_iterable(values)))
-            items = _array(node_of(value), list(chain.from_iterable(map(dict.values, values))))
-            return pa.MapArray.from_arrays(_offsets(values), keys, items)
+            return _map_array(node_of(key), node_of(value), values)
         case inspect.StructType(cls=cls):
             names = [field.name for field in fields_of(cls)]
             columns = [_array(field.node, [getattr(v, field.name) for v in values]) for field in fields_of(cls)]
             return pa.StructArray.from_arrays(columns, names=names)
     return pa.array(values, arrow_type(node))
+
+
+def _map_array(key: Node, value: Node, maps: list[Any]) -> pa.Array:
+    kinds = set(map(type, maps))
+    if len(kinds) == 1 and issubclass(kind := kinds.pop(), PackedMap):
+        count = len(kind.names)
+        names = np.tile(np.arange(count, dtype=np.int32), len(maps))
+        keys = pa.DictionaryArray.from_arrays(names, pa.array(kind.names, pa.string())).cast(arrow_type(key))
+        offsets = pa.array(np.arange(len(maps) + 1, dtype=np.int32) * count)
+        return pa.MapArray.from_arrays(offsets, keys, _array(value, list(chain.from_iterable(map(astuple, maps)))))
+    plain = [dict(zip(m.names, astuple(m), strict=True)) if isinstance(m, PackedMap) else m for m in maps]
+    orders = [_in_order(tuple(m)) for m in plain]
+    items = list(chain.from_iterable(map(m.__getitem__, order) for m, order in zip(plain, orders, strict=True)))
+    return pa.MapArray.from_arrays(
+        _offsets(plain), _array(key, list(chain.from_iterable(orders))), _array(value, items)
+    )
+
+
+@lru_cache(maxsize=256)
+def _in_order(names: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The names of a map as they are stored; few sets of them are in use at a time."""
+    return tuple(sorted(names))
 
 
 def _offsets(values: Sequence[Any]) -> pa.Array:

@@ -16,6 +16,7 @@ from msgspec import inspect
 from schemas._arrow import EARLIEST_MS, LATEST_MS, arrow_schema, to_arrow
 from schemas._docs import field_docs, summary
 from schemas._nodes import Node, fields_of, node_of
+from schemas._rows import JsonRows
 from schemas.codec import JsonCodec, RefusedError
 from schemas.dead_letter import DeadLetterRow, from_record, to_row
 from schemas.envelope import Record, Reject
@@ -32,6 +33,7 @@ __all__ = [
     "COORDINATES",
     "INSERTED_AT",
     "Column",
+    "JsonRows",
     "MigrationError",
     "Table",
     "arrow_schema",
@@ -186,7 +188,7 @@ def migrate_sql(table: Table, existing_columns: Mapping[str, str], database: str
 
 def read_rows(
     table: Table, records: Sequence[Record], codec: Codec[Any] | None = None
-) -> tuple[list[Any], list[Record], list[Reject]]:
+) -> tuple[list[Any], Sequence[Record], list[Reject]]:
     """Rows of a table from records of its topic, the records they came from, and rejects for the others.
 
     The codec is JSON unless one is given; dead letters carry theirs in the headers and use none.

@@ -20,6 +20,9 @@ READING: dict[str, Any] = {
     "max.partition.fetch.bytes": 16_000_000,
     "queued.min.messages": 50_000,
     "fetch.wait.max.ms": 50,
+    # How long a full queue puts off the next fetch; librdkafka's own second starves whoever reads fast. Measured
+    # with messages of 840 bytes: 85k msg/s at 1000, 240k at 5.
+    "fetch.queue.backoff.ms": 5,
     "fetch.error.backoff.ms": 50,
     "reconnect.backoff.max.ms": 1000,
     # Measured for moved partitions: range 0.1 s, cooperative-sticky and KIP-848 1 to 3 s.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from events import CARD, SCORES, records, value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from schemas._rows import PackedMap
 from schemas.clickhouse import (
     INSERTED_AT,
+    JsonRows,
     MigrationError,
     Table,
     arrow_schema,
@@ -23,7 +26,7 @@ from schemas.clickhouse import (
     tables,
     to_arrow,
 )
-from schemas.codec import encode
+from schemas.codec import JsonCodec, encode
 from schemas.dead_letter import to_message
 from schemas.envelope import Record, Reject
 from schemas.fields import EpochMs, Word
@@ -153,13 +156,86 @@ def test_any_scores_become_rows(engine: Engine, scores: list[FraudScore]) -> Non
     engine.insert("headrace.fraud_scores", to_arrow(table, *read_rows(table, records(list(encode(scores))))[:2]))
 
     rows = engine.query(
-        "SELECT event_id, merchant, features, length(reasons) AS reasons, amount"
+        "SELECT event_id, merchant, features, length(reasons) AS reasons, amount, decision, category"
         " FROM headrace.fraud_scores ORDER BY _offset"
     )
-    assert [(s.event_id, s.merchant, s.features, len(s.reasons), s.amount) for s in scores] == [
-        (row["event_id"], row["merchant"], as_floats(row["features"]), row["reasons"], float(row["amount"]))
+    assert [(s.event_id, s.merchant, s.features, len(s.reasons), s.amount, s.decision, s.category) for s in scores] == [
+        (
+            row["event_id"],
+            row["merchant"],
+            as_floats(row["features"]),
+            row["reasons"],
+            float(row["amount"]),
+            row["decision"],
+            row["category"],
+        )
         for row in rows
     ]
+
+
+FIELDS = st.sampled_from(["features", "reasons", "event_id", "amount", "late", "age", "category", "other"])
+NAMES = st.sampled_from(["a", "b", "c", "", '\u00e4 "\\', "long" * 64, "too long" * 40])
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=3), st.lists(st.none())
+)
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> bytes:
+    """A score with features of few names, in any order, now and then broken."""
+    score = msgspec.to_builtins(draw(SCORES))
+    score["features"] = draw(st.dictionaries(NAMES, st.none() | st.floats(allow_nan=False), max_size=4))
+    if draw(st.booleans()):
+        score["features"] |= draw(st.dictionaries(NAMES, VALUES, max_size=1))
+    if draw(st.integers(0, 5)) == 0:
+        score[draw(FIELDS)] = draw(VALUES)
+    if draw(st.integers(0, 9)) == 0:
+        del score[draw(st.sampled_from(sorted(score)))]
+    text = json.dumps(score, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
+    if draw(st.integers(0, 9)) == 0:
+        text = text.replace(b'"features": {', b'"features": {"a": 5, "b": "x", ')
+    return text[: draw(st.integers(0, len(text)))] if draw(st.integers(0, 9)) == 0 else text
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(messages() | st.just(b"") | st.none(), max_size=6), max_size=4))
+def test_learnt_names_change_no_row(batches: list[list[bytes | None]]) -> None:
+    """Whatever the messages before have taught, rows, rejects and columns are those of plain decoding."""
+    table = BY_NAME["fraud_scores"]
+    learning, plain = JsonRows(table.row), JsonCodec(table.row)
+    for batch in batches:
+        rows, kept, rejects = read_rows(table, records(batch), learning)
+        expected, expected_kept, expected_rejects = read_rows(table, records(batch), plain)
+
+        assert list(expected_kept) == list(kept)
+        assert expected_rejects == rejects
+        assert to_arrow(table, expected, expected_kept).equals(to_arrow(table, rows, kept))
+
+
+def test_names_are_learnt_and_learnt_anew() -> None:
+    """Rows with the names of the row before are packed, and another set of names is packed in its turn."""
+    table = BY_NAME["fraud_scores"]
+    learning = JsonRows(table.row)
+    first = encode([msgspec.structs.replace(SCORE, features={"b": 1.0, "a": None})] * 3)
+    second = encode([msgspec.structs.replace(SCORE, features={"c": float(n)}) for n in range(3)])
+
+    rows, _, rejects = learning.decode_records(records([*first, *second, *first]))
+
+    assert [] == rejects
+    assert [("a", "b")] * 2 + [("c",)] * 2 + [("a", "b")] * 2 == [
+        row.features.names for row in rows if isinstance(row.features, PackedMap)
+    ]
+
+
+def test_names_that_always_differ_are_not_learnt_for_ever() -> None:
+    """Where every row has names of its own, rows are decoded the plain way, and few types are made."""
+    learning = JsonRows(BY_NAME["fraud_scores"].row)
+    scores = [msgspec.structs.replace(SCORE, features={f"name {n}": 1.0}) for n in range(200)]
+
+    rows, _, _ = learning.decode_records(records(list(encode(scores))))
+
+    assert scores == rows
+    assert len(learning._shapes) < 20
 
 
 def as_floats(numbers: dict[str, float | None]) -> dict[str, float | None]:

@@ -27,6 +27,8 @@ class Partition(msgspec.Struct):
     seen: frozenset[int] = frozenset()
     waiting: list[Record] = []
     waiting_bytes: int = 0
+    storing: bool = False
+    """Whether a batch of it is on its way into the tables."""
     since: float = 0.0
     """When the oldest waiting record came."""
     end: int = 0
@@ -47,7 +49,7 @@ class Partition(msgspec.Struct):
 
     def doubt(self) -> None:
         """Forgets what is not stored: the tables will say where to go on, Kafka still has it."""
-        self.flowing = False
+        self.flowing = self.storing = False
         self.drop()
 
     def drop(self) -> None:
@@ -69,17 +71,28 @@ class Partition(msgspec.Struct):
             return False
         return len(self.waiting) >= rows or self.waiting_bytes >= size or now - self.since >= age_s
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that was read is stored."""
+        return not self.waiting and not self.storing
+
+    def send(self) -> None:
+        """What waited is on its way."""
+        self.storing = True
+        self.drop()
+
     def rests(self, end: int, now: float, for_s: float) -> bool:
         """Whether everything before this end is stored, has been for so long, and the store was not told yet."""
-        if not self.flowing or self.waiting or end <= max(self.stored_next, self.end_told):
+        if not self.flowing or not self.idle or end <= max(self.stored_next, self.end_told):
             return False
         if end != self.end:
             self.end, self.end_since = end, now
         return now - self.end_since >= for_s
 
-    def stored(self, rows: int, rejects: int) -> None:
-        """All that waited is in the tables."""
-        self.stored_next = self.waiting[-1].offset + 1
+    def stored(self, last: int, rows: int, rejects: int) -> None:
+        """What was on its way is in the tables; where to go on is asked of them if there was a doubt meanwhile."""
+        if self.storing:
+            self.stored_next = last + 1
+        self.storing = False
         self.rows += rows
         self.rejects += rejects
-        self.drop()

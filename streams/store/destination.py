@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from schemas.clickhouse import read_rows, to_arrow
 from schemas.envelope import Record, Reject
@@ -14,12 +15,13 @@ from streams.store.tables import REJECTS, SinkReject
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import pyarrow as pa
-
     from schemas.clickhouse import Table
     from schemas.codec import Codec
 
 __all__ = ["Destination", "Piece"]
+
+# Decoded rows are four times as large as their bytes: only so many are there at a time.
+_SLICE = 4_000
 
 
 class Piece(NamedTuple):
@@ -48,8 +50,13 @@ class Destination:
 
         Raises nothing for what a record holds; only for a schema registry that is away (OSError).
         """
-        batches, rejects = self._batches(records)
-        pieces = [piece for batch in batches for piece in _split(self.table.name, batch)]
+        batches: list[pa.Table] = []
+        rejects: list[Reject] = []
+        for start in range(0, len(records), _SLICE):
+            found, refused = self._batches(records[start : start + _SLICE])
+            batches += found
+            rejects += refused
+        pieces = list(_split(self.table.name, pa.concat_tables(batches))) if batches else []
         if rejects:
             rows = [_row(reject) for reject in rejects]
             batch = to_arrow(REJECTS, rows, [reject.record for reject in rejects])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from schemas.clickhouse import tables
-from schemas.codec import codec_for
+from schemas.clickhouse import JsonRows, tables
+from schemas.codec import JsonCodec, codec_for
 from schemas.dead_letter import DeadLetterRow
 from streams.errors import WorldError
 from streams.observe.health import progressing
@@ -235,7 +235,8 @@ class StoreService:
         if table.row is DeadLetterRow:
             return None
         settings = self._settings
-        return codec_for(table.topic, table.row, settings.topics.get(table.topic), settings.registry)
+        codec = codec_for(table.topic, table.row, settings.topics.get(table.topic), settings.registry)
+        return JsonRows(table.row) if isinstance(codec, JsonCodec) else codec
 
 
 class _Server(uvicorn.Server):
