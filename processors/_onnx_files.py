@@ -1,8 +1,8 @@
 """What an ONNX file refers to outside of itself, read without the `onnx` package, and which of it may be loaded.
 
 Strategy: tensors may say that their values lie in another file (`external_data`), and nodes may hold or name an engine
-that was compiled elsewhere (`EPContext`). Both are found wherever onnx/onnx.proto lets a tensor or a node stand. What is
-found is refused, or read here, checked here, and handed to ONNX Runtime as bytes: it opens no file by itself.
+that was compiled elsewhere (`EPContext`). Both are found wherever onnx/onnx.proto lets a tensor or a node stand. What
+is found is refused, or read here, checked here, and handed to ONNX Runtime as bytes: it opens no file by itself.
 """
 
 from __future__ import annotations

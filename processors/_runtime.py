@@ -111,7 +111,8 @@ def load(
                 runtime = InferenceSession(content, options, providers=list(attempt.providers), enable_fallback=0)
         except Exception as error:  # ONNX Runtime's errors have no base of their own.
             if attempt.first == _hardware.CPU:
-                raise SessionError(f"{name}: cannot be loaded: {with_custom_ops_advice(_slices.reason(error))}") from error
+                reason = with_custom_ops_advice(_slices.reason(error))
+                raise SessionError(f"{name}: cannot be loaded: {reason}") from error
             missing[attempt.first] = _slices.reason(error)
             if attempt.cuda_graphs:
                 log.warning("%s: is tried without CUDA graphs: %s", name, missing[attempt.first])
