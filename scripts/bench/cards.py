@@ -1,0 +1,42 @@
+"""The load of the benchmarks: simulated card transactions, and the model that scores them."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from processors.fraud.settings import CATEGORIES
+from processors.fraud.simulator import Simulator
+from scripts.bench.machine import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DOMAIN, TOPIC, OUTPUT = "fraud", "transactions", "fraud-scores"
+
+_AT_ONCE = 10_000
+
+
+def transactions(events: int, cards: int, days: float, seed: int = 1) -> Iterator[tuple[bytes | None, bytes]]:
+    """Key and value of so many transactions in time order; their ids are `t<seed>-` and a number of ten digits."""
+    for batch in Simulator(seed, cards=cards, events=events, days=days).batches(_AT_ONCE):
+        yield from zip(batch.keys, batch.values, strict=True)
+
+
+def model_facts() -> dict[str, Any]:
+    """What a contender needs of the model: the file, and what its manifest says."""
+    folder = ROOT / "processors" / DOMAIN / "models"
+    manifest = tomllib.loads((folder / f"{DOMAIN}.toml").read_text())
+    return {
+        "model": str(folder / manifest["file"]),
+        "reference": f"{manifest['name']}@{manifest['version']}",
+        "review": manifest["settings"]["review"],
+        "decline": manifest["settings"]["decline"],
+        "categories": list(CATEGORIES),
+    }
+
+
+def new_seed() -> int:
+    """A seed whose event ids nobody has seen on this broker."""
+    return int(time.time() * 1000) % 1_000_000_000

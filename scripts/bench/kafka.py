@@ -1,0 +1,127 @@
+"""Kafka as the benchmarks need it: topics, a load, how far a group is, what is on a topic."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+
+from streams.local.topics import TopicSpec, ensure_topics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+PARTITIONS = 4
+_TIMEOUT_S = 30.0
+_TRIES = 50
+
+
+def make_topics(bootstrap: str, *names: str) -> None:
+    """Makes topics of four partitions that are missing."""
+    ensure_topics({"bootstrap.servers": bootstrap}, {name: TopicSpec(PARTITIONS) for name in names})
+
+
+def producer(bootstrap: str, linger_ms: int = 5) -> Producer:
+    """One that keeps a key in the partition where headrace's own producers put it."""
+    return Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "linger.ms": linger_ms,
+            "batch.size": 1_000_000,
+            "compression.type": "lz4",
+            "partitioner": "murmur2_random",
+            "queue.buffering.max.messages": 500_000,
+            "log_level": 3,
+        }
+    )
+
+
+def preload(bootstrap: str, topic: str, messages: Iterable[tuple[bytes | None, bytes]]) -> int:
+    """Writes messages as fast as it goes and waits until they are there; returns how many."""
+    writer, count = producer(bootstrap), 0
+    for key, value in messages:
+        while True:
+            try:
+                writer.produce(topic, value, key)
+                break
+            except BufferError:
+                writer.poll(0.05)
+        count += 1
+        if count % 1000 == 0:
+            writer.poll(0)
+    left = writer.flush(120)
+    if left:
+        raise RuntimeError(f"{left} messages did not reach {topic}: is the disk full?")
+    return count
+
+
+class Progress:
+    """How many messages a consumer group has behind it: the sum of its committed offsets on one topic.
+
+    It asks the group coordinator and joins nothing. Offsets that a transaction has not committed do not count.
+    """
+
+    def __init__(self, bootstrap: str, group: str, topic: str) -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": group,
+                "isolation.level": "read_uncommitted",
+                "enable.auto.commit": False,
+                "log_level": 2,
+            }
+        )
+        self._asked = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
+
+    def offsets(self) -> list[int]:
+        """The next offset of each partition, 0 where nothing is committed."""
+        for _ in range(_TRIES):
+            try:
+                return [max(0, found.offset) for found in self._consumer.committed(self._asked, timeout=_TIMEOUT_S)]
+            except KafkaException:  # a coordinator that is only just elected
+                time.sleep(0.1)
+        return [max(0, found.offset) for found in self._consumer.committed(self._asked, timeout=_TIMEOUT_S)]
+
+    def committed(self) -> int:
+        """Of all partitions together."""
+        return sum(self.offsets())
+
+    def close(self) -> None:
+        """Lets go of the connection."""
+        self._consumer.close()
+
+
+def ends(bootstrap: str, topic: str) -> list[int]:
+    """The offset behind the last committed message of each partition."""
+    reader = _reader(bootstrap)
+    asked = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
+    found = [reader.get_watermark_offsets(place, timeout=_TIMEOUT_S)[1] for place in asked]
+    reader.close()
+    return found
+
+
+def values(bootstrap: str, topic: str, starts: Sequence[int], limit: int, silence_s: float = 1.0) -> Iterator[bytes]:
+    """Committed values from these offsets on, at most so many; ends where nothing comes any more."""
+    reader = _reader(bootstrap)
+    reader.assign([TopicPartition(topic, partition, offset) for partition, offset in enumerate(starts)])
+    left, last = limit, time.monotonic()
+    while left > 0 and time.monotonic() - last < silence_s:
+        for message in reader.consume(min(left, 10_000), 0.2):
+            if message.error() is None and (value := message.value()) is not None:
+                last, left = time.monotonic(), left - 1
+                yield value
+    reader.close()
+
+
+def _reader(bootstrap: str, **settings: Any) -> Consumer:
+    return Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "bench-look",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "log_level": 2,
+            **settings,
+        }
+    )
