@@ -96,6 +96,7 @@ class Lane:
     ) -> None:
         self._runtime = runtime
         self._memory = memory
+        self._names = [tensor.name for tensor in contract.inputs]
         self._tensors = contract.outputs
         self._settled = settled(contract)
         self._graph_ids = graph_ids
@@ -114,7 +115,7 @@ class Lane:
 
     def fill(self, feed: Arrays) -> None:
         """Copies rows to the device, while another lane may run."""
-        key = tuple((name, array.shape, array.dtype.str) for name, array in feed.items())
+        key = tuple((feed[name].shape, feed[name].dtype.str) for name in self._names)
         bound = self._bound.get(key)
         if bound is None:
             bound = self._bound[key] = _Bound(self._runtime, self._memory, self._tensors, feed, self._options(None))

@@ -70,6 +70,8 @@ class Rows:
         self._contract = contract
         self._name = name
         self._inputs = [_Input(tensor) for tensor in contract.inputs]
+        # Of the first input that counts rows: its name and the axis that does.
+        self._counted = next((given.name, given.axis) for given in self._inputs if given.axis is not None)
         self._outputs = [(tensor.name, axis_of(tensor)) for tensor in contract.outputs]
         self._kept = Outputs(name, contract.outputs)
 
@@ -79,20 +81,17 @@ class Rows:
         rows = self._count(inputs)
         self._kept.begin(rows)
         failed: dict[int, str] = {}
-
-        def run_rows(start: int, stop: int) -> None:
-            try:
-                self._kept.keep(start, self._run_slice(inputs, start, stop))
-            except Exception:
-                self.failed_runs += 1
-                raise
-
         spans: Iterable[tuple[int, int]] = _slices.spans(rows, self.slice)
         if len(self.lanes) > 1 and rows > self.slice:
             spans = self._stream(inputs, spans)
         for start, stop in spans:
-            if wrong := _slices.isolate(run_rows, start, stop):
-                failed |= wrong
+            try:
+                self._kept.keep(start, self._run_slice(inputs, start, stop))
+            except ModelError:
+                raise
+            except Exception as error:  # ONNX Runtime's errors have no base of their own.
+                self.failed_runs += 1
+                failed |= self._isolate(inputs, start, stop, error)
         outputs = self._kept.finish(failed)
         if failed:
             self._settle()
@@ -147,6 +146,18 @@ class Rows:
         finally:
             self.slice = usual
 
+    def _isolate(self, inputs: Arrays, start: int, stop: int, raised: Exception) -> dict[int, str]:
+        """Which rows of a slice fail also alone, and why; the others get their outputs."""
+
+        def run_rows(first: int, last: int) -> None:
+            try:
+                self._kept.keep(first, self._run_slice(inputs, first, last))
+            except Exception:
+                self.failed_runs += 1
+                raise
+
+        return _slices.isolate(run_rows, start, stop, raised)
+
     def _stream(self, inputs: Arrays, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """Runs slices through the lanes; those that raised, to be run one by one."""
 
@@ -160,13 +171,17 @@ class Rows:
 
     def _run_slice(self, inputs: Arrays, start: int, stop: int) -> list[np.ndarray]:
         rows = stop - start
-        return self._trimmed(self.run_once(self._feed(inputs, start, stop)), rows, self._size(rows))
+        results = self.run_once(self._feed(inputs, start, stop))
+        return self._trimmed(results, rows, self._size(rows)) if self.pad else self._checked(results, rows)
 
     def _size(self, rows: int) -> int:
         """Rows that a run of so many has, those that only fill it up included."""
         return (self.fixed or _slices.padded_size(rows, self.slice)) if self.pad else rows
 
     def _feed(self, inputs: Arrays, start: int, stop: int) -> Arrays:
+        name, axis = self._counted
+        if start == 0 and not self.pad and stop == inputs[name].shape[axis]:
+            return inputs
         # Spelt out for the first axis: a call per input and slice would be a share of small models' time.
         feed = {
             given.name: inputs[given.name][start:stop] if given.axis == 0 else given.cut(inputs, start, stop)
@@ -186,9 +201,10 @@ class Rows:
 
     def _checked(self, results: list[np.ndarray], rows: int) -> list[np.ndarray]:
         for (name, axis), result in zip(self._outputs, results, strict=True):
-            if result.ndim <= axis or result.shape[axis] != rows:
+            shape = result.shape
+            if len(shape) <= axis or shape[axis] != rows:
                 raise ContractError(
-                    f"{self._name}: output {name!r} has shape {list(result.shape)} for {rows} rows: "
+                    f"{self._name}: output {name!r} has shape {list(shape)} for {rows} rows: "
                     f"its axis {axis} is declared `batch` and does not count rows"
                 )
         return results

@@ -230,7 +230,8 @@ class HostRunner:
     """
 
     def __init__(self, runtime: InferenceSession, outputs: Sequence[str], *, graphs: bool = False) -> None:
-        self._run = runtime.run
+        # The wrapper in Python checks what the contract has checked: 1 of 9 us of a small model's run.
+        self._run = getattr(runtime, "_sess", runtime).run
         self._outputs = list(outputs)
         self._options = DeviceMemory("cpu").run_options(NO_GRAPH, wait=True) if graphs else None
 

@@ -25,13 +25,14 @@ def spans(rows: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, rows)
 
 
-def isolate(run: Callable[[int, int], None], start: int, stop: int) -> dict[int, str]:
+def isolate(run: Callable[[int, int], None], start: int, stop: int, raised: Exception | None = None) -> dict[int, str]:
     """Runs the rows from start to stop, in halves where they fail; returns why for each that fails alone, by row.
 
     Args:
         run: Runs rows start to stop and keeps their outputs, or raises.
         start: First row.
         stop: One past the last row.
+        raised: What a run of all of them has raised already, if there was one.
 
     Raises:
         ModelError: What run raises as such is no row's fault and goes on to the caller.
@@ -41,6 +42,9 @@ def isolate(run: Callable[[int, int], None], start: int, stop: int) -> dict[int,
     while waiting:
         first, last = waiting.pop()
         try:
+            if raised is not None:
+                error, raised = raised, None
+                raise error
             run(first, last)
         except ModelError:
             raise

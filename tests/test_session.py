@@ -111,10 +111,12 @@ def test_outputs_that_somebody_holds_never_change(doubling: Path) -> None:
 def test_large_micro_batch_does_not_stay_in_memory(doubling: Path) -> None:
     """After a micro-batch much smaller than the last one, its large buffer is gone."""
     session = open_model(doubling, slice=4096)
-    session.run({"x": rows(10_000)})
-    small = session.run({"x": rows(10)})[0]["y"]
+    session.run({"x": rows(20_000)})
+    assert 20_000 == len(session.run({"x": rows(20_000)})[0]["y"].base)
+    outputs, _ = session.run({"x": rows(10)})
 
-    assert 10 == len(small.base)
+    assert outputs["y"].base is None
+    assert [None] == [output._buffer for output in session._rows._kept._outputs]
 
 
 def test_nan_and_infinity_pass_and_stay_in_their_rows(doubling: Path) -> None:

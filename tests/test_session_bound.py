@@ -266,6 +266,24 @@ def test_every_bucket_of_every_lane_has_a_graph_of_its_own(perceptron: onnxrunti
     assert {-1} == {graph for graph, _ in memory.told}
 
 
+def test_the_order_of_the_inputs_makes_no_new_shape(folder: Path) -> None:
+    """A processor that names its inputs in another order than the contract still gets the graphs of the warm-up."""
+    end = (onnx_models.FLOAT, ["batch"])
+    path = onnx_models.save(
+        folder / "minus.onnx", [helper.make_node("Sub", ["a", "b"], ["c"])], {"a": end, "b": end}, {"c": end}
+    )
+    one = Tensor("a", "float32", ("batch",))
+    contract = Contract((one, Tensor("b", "float32", ("batch",))), (Tensor("c", "float32", ("batch",)),))
+    memory = TellingMemory()
+    session = Session(runtime(path), contract, slice_size=8, memory=memory, way=GRAPHS)
+    memory.told.clear()
+    x = np.arange(8, dtype=np.float32)
+    outputs, _ = session.run({"b": x, "a": 3 * x})
+
+    assert [] == memory.told
+    np.testing.assert_array_equal(2 * x, outputs["c"])
+
+
 def test_only_overlapped_runs_return_before_they_are_done(perceptron: onnxruntime.InferenceSession) -> None:
     """Without overlap, every run waits for its results, as ONNX Runtime does by itself."""
     memory = TellingMemory()
