@@ -42,6 +42,8 @@ class Reject(msgspec.Struct, frozen=True):
     """The field at fault, such as `$.amount`; empty where the whole record is."""
     detail: str = ""
     """One sentence for a person; never holds a card number."""
+    event_id: str = ""
+    """What the sender calls the event, for logs; empty where that could not be read."""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

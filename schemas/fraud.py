@@ -56,7 +56,7 @@ class FraudScore(msgspec.Struct, frozen=True, gc=False):
     features: dict[Word, float | None]
     """What the model was given, by name; null where a value is unknown."""
     model: Word
-    """`name@version`."""
+    """`name@version`; `fallback` where the transaction was too old for the model."""
     event_time: EpochMs
     scored_at: EpochMs
     latency_ms: float

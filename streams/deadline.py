@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from processors._contract import BATCH
-from schemas.envelope import Reject
+from schemas.envelope import Records, Reject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,18 +60,28 @@ class Deadline:
 
     def rows(self, records: Sequence[Record], now_ms: int) -> list[int]:
         """The rows whose event is too old, in order."""
-        oldest = now_ms - self._max_age_ms
-        return [row for row, record in enumerate(records) if 0 < record.timestamp_ms < oldest]
+        stamps = Records.of(records).timestamps_ms
+        rows: list[int] = np.flatnonzero((stamps > 0) & (stamps < now_ms - self._max_age_ms)).tolist()
+        return rows
 
     def sparing(self, session: Runs, old: Sequence[int]) -> Runs:
         """The session, run without these rows; their outputs are zeros, as those of rows that failed."""
         return _Sparing(session, self._processor.contract, old)
 
-    def answer(self, prepared: Prepared, old: Sequence[int], now_ms: int) -> dict[int, Message | Reject]:
-        """The answers of the rows that are too old, by row."""
+    def answer(
+        self, prepared: Prepared, others: Sequence[Message | Reject], old: Sequence[int], now_ms: int
+    ) -> Sequence[Message | Reject]:
+        """The answers of all rows, those that are too old in place of what interpret made of their zeros.
+
+        Args:
+            prepared: What prepare gave.
+            others: The answers of interpret; not looked at where all rows are too old.
+            old: Which rows.
+            now_ms: When they are answered.
+        """
         records = prepared.records
         fallback = getattr(self._processor, "fallback", None)
-        answers: list[Message | Reject] = (
+        answers: Sequence[Message | Reject] = (
             [Reject(records[row], TOO_OLD, detail=_NO_FALLBACK) for row in old]
             if fallback is None
             else fallback(prepared, old, now_ms)
@@ -79,14 +89,16 @@ class Deadline:
         if len(answers) != len(old):
             name = self._processor.name
             raise RuntimeError(f"{name}: fallback answered {len(answers)} of {len(old)} rows. This is a bug.")
-        by_row = dict(zip(old, answers, strict=True))
-        refused = [row for row, answer in by_row.items() if isinstance(answer, Reject)]
+        refused = [row for row, answer in zip(old, answers, strict=True) if isinstance(answer, Reject)]
         if refused and (retract := getattr(self._processor, "retract", None)) is not None:
             retract(prepared, refused)
         for outcome, count in ((FALLBACK, len(old) - len(refused)), (DEAD_LETTER, len(refused))):
             if count:
                 self._observe(outcome, count)
-        return by_row
+        if len(old) == len(records):
+            return answers
+        by_row = dict(zip(old, answers, strict=True))
+        return [by_row.get(row) or other for row, other in enumerate(others)]
 
 
 class _Sparing:

@@ -114,8 +114,7 @@ def infer(
             retract(prepared, failed)
         answers = _with_failures(prepared.records, answers, failed)
     if old and deadline is not None:
-        replaced = deadline.answer(prepared, old, now_ms)
-        answers = [replaced.get(row) or answers[row] for row in range(len(prepared.records))]
+        answers = deadline.answer(prepared, answers, old, now_ms)
     outcomes = _outcomes(records, prepared.records, answers, prepared.rejects)
     if observe is not None:
         observe("prepare", prepared_at - started)

@@ -22,6 +22,7 @@ from streams.batcher import Batcher
 from streams.deadline import Deadline, max_age_of
 from streams.errors import AbortError, ConsumerSpentError, HeadraceError, StopError, UnknownOutcomeError, WorldError
 from streams.inference import infer
+from streams.observe.rejects import RejectLog
 from streams.source import Source
 from streams.state import ChangelogReader, TableFollower
 
@@ -94,6 +95,7 @@ class Worker:
         self._restore_shown_at = 0.0
         self._ends_due_at = 0.0
         self._stopping = False
+        self._reject_log = RejectLog()
         # When the loop last came round, for whoever watches it from another thread.
         self._looked = time.monotonic()
         self._make_source: Callable[[], Source] = lambda: Source(
@@ -205,6 +207,8 @@ class Worker:
         self._source.advance(records)
         self._transaction_events += len(records)
         self._metrics.observe_batch(len(records), outcomes.rejects)
+        if outcomes.rejects:
+            self._reject_log.tell(outcomes.rejects)
         self._metrics.observe_latency((now_ms - records.timestamps_ms) / 1000)
 
     def _reach_ends(self) -> None:

@@ -45,7 +45,8 @@ class Admitted(msgspec.Struct):
         """Turns rows into rejects."""
         if not refused:
             return
-        self.rejects += [Reject(self.records[row], *why) for row, why in sorted(refused.items())]
+        ids = self.fields["event_id"]
+        self.rejects += [Reject(self.records[row], *why, ids[row]) for row, why in sorted(refused.items())]
         stay = np.ones(len(self.records), np.bool_)
         stay[list(refused)] = False
         staying = stay.tolist()

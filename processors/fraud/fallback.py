@@ -10,13 +10,16 @@ from __future__ import annotations
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from schemas.fraud import FraudScore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from processors.fraud.settings import FraudSettings
-    from schemas.envelope import Record
     from schemas.fraud import Reason
 
 __all__ = ["MODEL", "fallback_scores"]
@@ -31,7 +34,7 @@ _KEPT = ("event_id", "merchant", "amount", "category", "currency", "age", "gende
 def fallback_scores(
     fields: Mapping[str, Sequence[Any]],
     derived: Mapping[str, Sequence[Any]],
-    records: Sequence[Record],
+    stamps_ms: NDArray[np.int64],
     rows: Sequence[int],
     settings: FraudSettings,
     now_ms: int,
@@ -41,7 +44,7 @@ def fallback_scores(
     Args:
         fields: Columns of the transactions.
         derived: Columns of `card_token`, `event_time` and `late`.
-        records: Where the transactions came from.
+        stamps_ms: Timestamps of the messages.
         rows: Which of them.
         settings: Have the decision and its thresholds.
         now_ms: When it is decided.
@@ -54,7 +57,7 @@ def fallback_scores(
         "features": repeat({}),
         "model": repeat(MODEL),
         "scored_at": repeat(now_ms),
-        "latency_ms": [float(max(now_ms - records[row].timestamp_ms, 0)) for row in rows],
+        "latency_ms": np.maximum(now_ms - stamps_ms[list(rows)], 0).astype(np.float64).tolist(),
     }
     for name in _KEPT:
         column = fields[name]

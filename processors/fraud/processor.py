@@ -146,7 +146,8 @@ class FraudProcessor:
         answers: list[Message | Reject] = list(results)
         for row in senseless:
             detail = "The model's output is no probability."
-            answers[row] = Reject(prepared.records[row], "model_error", detail=detail)
+            event_id = prepared.context.fields["event_id"][row]
+            answers[row] = Reject(prepared.records[row], "model_error", detail=detail, event_id=event_id)
         return answers
 
     def retract(self, prepared: Prepared, rows: Iterable[int]) -> None:
@@ -155,7 +156,7 @@ class FraudProcessor:
         for row in rows:
             self.state.recent_ids.retract(prepared.records[row].partition, [ids[row]])
 
-    def fallback(self, prepared: Prepared, rows: Sequence[int], now_ms: int) -> list[Message | Reject]:
+    def fallback(self, prepared: Prepared, rows: Sequence[int], now_ms: int) -> Sequence[Message | Reject]:
         """The configured decision for rows that are too old for the model."""
         batch: _Batch = prepared.context
         derived = {
@@ -163,9 +164,10 @@ class FraudProcessor:
             "event_time": batch.times.tolist(),
             "late": batch.features.late.tolist(),
         }
-        scores = fallback_scores(batch.fields, derived, prepared.records, rows, self.settings, now_ms)
+        stamps = Records.of(prepared.records).timestamps_ms
+        scores = fallback_scores(batch.fields, derived, stamps, rows, self.settings, now_ms)
         keys = [score.card_token.encode() for score in scores]
-        return list(map(Message, repeat(OUTPUT_TOPIC), keys, self._scores.encode(scores)))
+        return Messages(OUTPUT_TOPIC, keys, self._scores.encode(scores))
 
     def counters(self) -> dict[str, int]:
         """What this process has seen since its start, aborted transactions included."""
