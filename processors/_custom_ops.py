@@ -6,6 +6,7 @@ import hashlib
 import os
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from processors._contract import ModelError
@@ -54,11 +55,17 @@ def with_custom_ops_advice(reason: str) -> str:
 
 @contextmanager
 def _file_of(content: bytes) -> Iterator[str]:
-    """A file in memory that nobody else can change between the check and the loading."""
+    """A file of our own, in memory where the system has such, that nobody else changes before it is loaded."""
+    if not hasattr(os, "memfd_create"):  # macOS
+        with TemporaryDirectory() as folder:  # readable by its owner alone
+            file = Path(folder) / "custom-ops.dylib"
+            file.write_bytes(content)
+            yield str(file)
+        return
     number = os.memfd_create("custom-ops")
     try:
-        with os.fdopen(os.dup(number), "wb") as file:
-            file.write(content)
+        with os.fdopen(os.dup(number), "wb") as memory:
+            memory.write(content)
         yield f"/proc/self/fd/{number}"
     finally:
         os.close(number)

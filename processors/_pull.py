@@ -29,6 +29,19 @@ _TIMEOUT_S = 30
 _CHUNK_BYTES = 1 << 20
 
 
+# What urllib has besides is left out: a server may send us on, but not to FTP, and never to a file of this machine.
+_HANDLERS: tuple[type[urllib.request.BaseHandler], ...] = (
+    urllib.request.ProxyHandler,
+    urllib.request.HTTPHandler,
+    urllib.request.HTTPSHandler,
+    urllib.request.FileHandler,
+    urllib.request.HTTPRedirectHandler,
+    urllib.request.HTTPDefaultErrorHandler,
+    urllib.request.HTTPErrorProcessor,
+    urllib.request.UnknownHandler,
+)
+
+
 class PullError(ModelError, OSError):
     """A file that could not be had; the message names its address."""
 
@@ -117,5 +130,8 @@ def _address(entry: Entry, promised: Manifest | ExtraFile) -> str:
 
 def _open(url: str) -> http.client.HTTPResponse:
     request = urllib.request.Request(url, headers={"User-Agent": "headrace"})  # noqa: S310 - schemes are checked
-    response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310
+    opener = urllib.request.OpenerDirector()
+    for handler in _HANDLERS:
+        opener.add_handler(handler())
+    response: http.client.HTTPResponse = opener.open(request, timeout=_TIMEOUT_S)
     return response
