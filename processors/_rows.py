@@ -125,6 +125,11 @@ class Rows:
             return []
         return reasons
 
+    def run_good(self, run_once: Callable[[Arrays], list[np.ndarray]]) -> None:
+        """Runs the row that is known to work, if there is one; raises what the model raises."""
+        if self.known_good is not None:
+            run_once(self._feed(self.known_good, 0, 1))
+
     def cut(self, inputs: Arrays, start: int, stop: int) -> Arrays:
         """Rows start to stop of every input."""
         return {given.name: given.cut(inputs, start, stop) for given in self._inputs}
@@ -211,10 +216,8 @@ class Rows:
 
     def _settle(self) -> None:
         """Raises where a row that ran before fails too."""
-        if self.known_good is None:
-            return
         try:
-            self._run_slice(self.known_good, 0, 1)
+            self.run_good(self.run_once)
         except Exception as error:
             raise BrokenModelError(
                 f"{self._name}: the model fails also on a row that it ran before, so no row is at fault: "

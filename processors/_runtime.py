@@ -5,6 +5,7 @@ The one file that imports ONNX Runtime.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import fcntl
 import hashlib
@@ -233,11 +234,20 @@ class HostRunner:
         # The wrapper in Python checks what the contract has checked: 1 of 9 us of a small model's run.
         self._run = getattr(runtime, "_sess", runtime).run
         self._outputs = list(outputs)
-        self._options = DeviceMemory("cpu").run_options(NO_GRAPH, wait=True) if graphs else None
+        self._graph = NO_GRAPH if graphs else None
+        self._options = _run_options(self._graph) if graphs else None
 
     def __call__(self, feed: Arrays) -> list[np.ndarray]:
         results: list[np.ndarray] = self._run(self._outputs, feed, self._options)
         return results
+
+    def shrinking(self, device: str, device_id: int) -> HostRunner:
+        """A runner after whose runs ONNX Runtime gives unused memory of its arenas back, on the host and a device."""
+        places = ["cpu:0"] if device == "cpu" else ["cpu:0", f"gpu:{device_id}"]
+        other = copy.copy(self)
+        other._options = _run_options(self._graph)
+        other._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", ";".join(places))
+        return other
 
 
 class DeviceMemory:
@@ -290,11 +300,16 @@ class DeviceMemory:
 
     def run_options(self, graph: int | None, *, wait: bool) -> onnxruntime.RunOptions:
         """Options of a run: the id of its CUDA graph, and whether it returns when its results are there."""
-        options = onnxruntime.RunOptions()
-        # As for the session: errors come as exceptions, and nothing goes to stderr.
-        options.log_severity_level = 4
-        if graph is not None:
-            options.add_run_config_entry("gpu_graph_id", str(graph))
+        options = _run_options(graph)
         if not wait:
             options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         return options
+
+
+def _run_options(graph: int | None) -> onnxruntime.RunOptions:
+    options = onnxruntime.RunOptions()
+    # As for the session: errors come as exceptions, and nothing goes to stderr.
+    options.log_severity_level = 4
+    if graph is not None:
+        options.add_run_config_entry("gpu_graph_id", str(graph))
+    return options

@@ -88,6 +88,7 @@ class Session:
         self.fixed_batch = _contract.fixed_batch(contract, _runtime.declared(runtime)[0])
         """Rows that the file insists on; None where it takes any."""
         host = HostRunner(runtime, [tensor.name for tensor in contract.outputs], graphs=way.cuda_graphs)
+        self._shrinking = host.shrinking(*(("cpu", 0) if memory is None else (memory.device, memory.device_id)))
         self._rows = Rows(
             host,
             contract,
@@ -233,8 +234,13 @@ class Session:
         return self.curve
 
     def _forget(self) -> None:
+        """Gives back what the largest sizes of the measuring took, on the host and on the device."""
         for lane in self._rows.lanes:
             lane.forget()
+        try:
+            self._rows.run_good(self._shrinking)
+        except Exception as error:  # whatever it is, only memory that could have been given back is at stake
+            LOG.debug("%s: memory of the measuring is not given back: %s", self.name, error)
 
     def placement(self) -> dict[str, int]:
         """How many nodes of the optimised graph each execution provider runs."""

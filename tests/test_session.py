@@ -716,6 +716,36 @@ def test_measuring_does_not_repeat_the_same_rows(folder: Path) -> None:
     assert len(seen) >= min(runs, 400) - 1
 
 
+def test_memory_of_the_measuring_is_given_back(folder: Path) -> None:
+    """What the largest size of the curve took is not held for as long as the worker lives."""
+    path = onnx_models.save(
+        folder / "wide.onnx",
+        [
+            helper.make_node("Tile", ["x", "times"], ["wide"]),
+            helper.make_node("Tanh", ["wide"], ["t"]),
+            helper.make_node("ReduceMax", ["t"], ["y"], axes=[1], keepdims=1),
+        ],
+        {"x": (onnx_models.FLOAT, ["batch", 1])},
+        {"y": (onnx_models.FLOAT, ["batch", 1])},
+        {"times": np.array([1, 16_384])},
+    )
+    code = f"""
+import pathlib
+from processors._session import Session
+session = Session.open(pathlib.Path({str(path)!r}), providers=("CPUExecutionProvider",), threads=1)
+fields = dict(line.split(":") for line in open("/proc/self/status") if line.startswith("Vm"))
+print(session.curve[-1].rows, *(int(fields[name].split()[0]) // 1000 for name in ("VmHWM", "VmRSS")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], capture_output=True, text=True
+    )
+    rows_measured, peak_mb, now_mb = map(int, done.stdout.split())
+    intermediates_mb = rows_measured * 16_384 * 4 // 1_000_000
+
+    assert intermediates_mb >= 8
+    assert peak_mb - now_mb > intermediates_mb / 2
+
+
 def test_curve_gives_up_where_larger_slices_only_get_worse() -> None:
     """Two sizes far below the best end the measuring."""
     now = 0.0
