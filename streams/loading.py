@@ -85,7 +85,7 @@ def _gpu(settings: ModelSettings, slot: str) -> Gpu:
         _hardware.device_for(settings.device_id, slot, driver.count() if driver else 0),
         settings.gpu_memory_mb,
         settings.gpu_arena,
-        settings.float16,
+        settings.precision,
         settings.cuda_graphs,
         settings.overlap,
     )

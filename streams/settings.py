@@ -168,8 +168,8 @@ class ModelSettings(Section, frozen=True, forbid_unknown_fields=True):
     """Limit of ONNX Runtime's arena on the GPU; 0 sets none."""
     gpu_arena: Literal["exact", "doubling"] = "exact"
     """How that arena grows; it gives nothing back by itself."""
-    float16: bool = False
-    """Whether TensorRT may compute in half precision."""
+    precision: Literal["float32", "tf32", "float16"] = "float32"
+    """What a GPU may multiply in: CUDA knows the first two, TensorRT `tf32` and `float16`."""
     cuda_graphs: bool = False
     """Whether runs on CUDA are recorded once per size and replayed."""
     overlap: bool = False

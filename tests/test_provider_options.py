@@ -88,13 +88,14 @@ def test_graphs_are_cuda_s_alone_and_only_where_it_comes_first() -> None:
 def test_options_carry_what_the_settings_say() -> None:
     """Device, memory and growth of the arena for CUDA; device, half precision and caches for TensorRT."""
     (tensorrt, cuda, cpu), *_ = [
-        attempt.providers for attempt in attempts(ALL, Gpu(1, 512, "doubling", float16=True), CACHE)
+        attempt.providers for attempt in attempts(ALL, Gpu(1, 512, "doubling", "float16"), CACHE)
     ]
 
     assert {
         "device_id": "1",
         "gpu_mem_limit": str(512 * 1024 * 1024),
         "arena_extend_strategy": "kNextPowerOfTwo",
+        "use_tf32": "1",
     } == cuda[1]
     assert {
         "device_id": "1",
@@ -111,7 +112,7 @@ def test_nothing_is_said_that_was_not_asked_for() -> None:
     """By default there is no limit, no cache and full precision; memory grows by what is asked for."""
     (tensorrt, cuda, _), *_ = [attempt.providers for attempt in attempts(ALL, Gpu())]
 
-    assert {"device_id": "0", "arena_extend_strategy": "kSameAsRequested"} == cuda[1]
+    assert {"device_id": "0", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"} == cuda[1]
     assert {"device_id": "0"} == tensorrt[1]
 
 
@@ -216,7 +217,13 @@ def test_device_is_a_number_or_auto() -> None:
 
 def test_settings_of_the_gpu_do_not_disturb_a_machine_without_one(tmp_path: Path) -> None:
     """The same configuration runs on a laptop: nothing of it is used there."""
-    wanted = {"cuda_graphs": "true", "overlap": "true", "float16": "true", "gpu_memory_mb": "512", "device_id": "3"}
+    wanted = {
+        "cuda_graphs": "true",
+        "overlap": "true",
+        "precision": "float16",
+        "gpu_memory_mb": "512",
+        "device_id": "3",
+    }
     settings = load_settings(
         None, {}, {f"model.{key}": value for key, value in wanted.items()} | {"data": str(tmp_path)}
     )
