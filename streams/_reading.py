@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["READING"]
+from confluent_kafka import KafkaError
+
+from schemas.envelope import Record
+
+__all__ = ["READING", "UNPACKABLE_HEADERS", "is_unpackable", "unpackable"]
+
+# Stands beside the value, which is empty, of a message that nobody can unpack.
+UNPACKABLE_HEADERS: tuple[tuple[str, bytes | None], ...] = (("headrace-unpackable-batch", None),)
 
 READING: dict[str, Any] = {
     "enable.auto.commit": False,
@@ -25,6 +32,8 @@ READING: dict[str, Any] = {
     "fetch.queue.backoff.ms": 5,
     "fetch.error.backoff.ms": 50,
     "reconnect.backoff.max.ms": 1000,
+    # The client unpacks no zstd batch to more than this, and no answer of a broker may be larger; its own default.
+    "receive.message.max.bytes": 100_000_000,
     # Measured for moved partitions: range 0.1 s, cooperative-sticky and KIP-848 1 to 3 s.
     "partition.assignment.strategy": "range",
 }

@@ -24,7 +24,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.envelope import Headers, Record, Records
-from streams._reading import READING
+from streams._reading import READING, is_unpackable, unpackable
 from streams.errors import ConsumerSpentError, StopError, WorldError
 
 if TYPE_CHECKING:
@@ -164,9 +164,10 @@ class Source:
         if self._rebalanced:
             # Only what ended the consumer matters of a poll whose records are dropped.
             messages = [m for m in messages if (e := m.error()) and e.code() == KafkaError._FATAL]
-        if any(map(Message.error, messages)):
-            messages = [m for m in messages if m.error() is None or self._raise_if_serious(m)]
-        return records(self.topic, messages)
+        if not any(map(Message.error, messages)):
+            return records(self.topic, messages)
+        read = records(self.topic, [m for m in messages if m.error() is None or self._raise_if_serious(m)])
+        return Records.join([read, Records.of(self._pass_over(messages))])
 
     def advance(self, processed: Records) -> None:
         """Marks records as processed: the next commit covers them."""
@@ -373,6 +374,20 @@ class Source:
             else:
                 return
 
+    def _pass_over(self, messages: Sequence[Message]) -> list[Record]:
+        """Stands in for the next message of partitions where the client cannot unpack it, and goes on behind it.
+
+        Of a batch of many, each message is passed over by itself: where the batch ends the client does not say.
+        """
+        stuck = {m.partition() for m in messages if is_unpackable(m.error())} & self._next.keys()
+        found = []
+        for place in self.consumer.position([TopicPartition(self.topic, p) for p in sorted(stuck)]) if stuck else ():
+            at = place.offset if place.offset >= 0 else self._next[place.partition]
+            log.warning("%s[%d]: the message at %d cannot be unpacked", self.topic, place.partition, at)
+            self._seek(TopicPartition(self.topic, place.partition, at + 1), time.monotonic() + _METADATA_TIMEOUT_S)
+            found.append(unpackable(self.topic, place.partition, at))
+        return found
+
     def _raise_if_serious(self, message: Any) -> bool:
         error: KafkaError = message.error()
         if error.code() == KafkaError._PARTITION_EOF:
@@ -380,7 +395,7 @@ class Source:
             return False
         # An offset that left the topic while the partition was paused or lagging is found out on the way back too: what
         # was read before it may still wait to be processed, so it cannot be put right here.
-        if error.code() == KafkaError._ALL_BROKERS_DOWN or error.retriable():
+        if error.code() == KafkaError._ALL_BROKERS_DOWN or error.retriable() or is_unpackable(error):
             return False
         raise self._translate(error, message.partition())
 
