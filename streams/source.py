@@ -123,6 +123,8 @@ class Source:
         self._listener = listener
         self._next: dict[int, int] = {}
         self._paused: set[int] = set()
+        # Where reading went on behind what could not be unpacked, since the last way back.
+        self._over: dict[int, int] = {}
         # Partitions at a position that is not the committed one, since there is none or Kafka no longer has it.
         self._beginners: set[int] = set()
         # Where reading came to the end of a partition.
@@ -251,6 +253,7 @@ class Source:
             return {}
         self.pause(self._next)
         self._ends.clear()
+        self._over.clear()
         self._next = self._committed(self._next)
         deadline = time.monotonic() + _METADATA_TIMEOUT_S
         for partition, offset in self._next.items():
@@ -326,6 +329,7 @@ class Source:
     def _forget(self, consumer: Any) -> None:
         self._next.clear()
         self._ends.clear()
+        self._over.clear()
         self._paused.clear()
         consumer.unassign()
 
@@ -377,15 +381,19 @@ class Source:
     def _pass_over(self, messages: Sequence[Message]) -> list[Record]:
         """Stands in for the next message of partitions where the client cannot unpack it, and goes on behind it.
 
-        Of a batch of many, each message is passed over by itself: where the batch ends the client does not say.
+        Of a batch of many, each message is passed over by itself: where the batch ends the client does not say. It says
+        where it begins; nothing of it was read before but what was passed over here or lies before the position.
         """
-        stuck = {m.partition() for m in messages if is_unpackable(m.error())} & self._next.keys()
+        stuck = {m.partition() or 0: m.offset() or 0 for m in messages if is_unpackable(m.error())}
         found = []
-        for place in self.consumer.position([TopicPartition(self.topic, p) for p in sorted(stuck)]) if stuck else ():
-            at = place.offset if place.offset >= 0 else self._next[place.partition]
-            log.warning("%s[%d]: the message at %d cannot be unpacked", self.topic, place.partition, at)
-            self._seek(TopicPartition(self.topic, place.partition, at + 1), time.monotonic() + _METADATA_TIMEOUT_S)
-            found.append(unpackable(self.topic, place.partition, at))
+        for partition, begin in stuck.items():
+            if partition not in self._next:
+                continue
+            at = max(begin, self._next[partition], self._over.get(partition, 0))
+            log.warning("%s[%d]: the message at %d cannot be unpacked", self.topic, partition, at)
+            self._over[partition] = at + 1
+            self._seek(TopicPartition(self.topic, partition, at + 1), time.monotonic() + _METADATA_TIMEOUT_S)
+            found.append(unpackable(self.topic, partition, at))
         return found
 
     def _raise_if_serious(self, message: Any) -> bool:
