@@ -7,9 +7,10 @@ import subprocess
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+import yaml
 from command_lines import alternatives, command_lines, mistake
 
 from streams._settings_sources import _RESERVED
@@ -138,8 +139,21 @@ def test_settings_exist(page: Path) -> None:
     tables = [key for block in blocks(page) if is_settings(block) for key in keys_of(block)]
     variables = set(re.findall(r"\bHEADRACE_[A-Z0-9_]*[A-Z0-9]\b", text)) - _RESERVED
 
-    assert [] == [key for key in (*named, *tables) if not is_setting(key)]
+    assert [] == [key for key in (*named, *tables) if not is_setting(key) and key not in chart_values()]
     assert [] == [name for name in sorted(variables) if not is_variable(name)]
+
+
+@cache
+def chart_values() -> set[str]:
+    """The dotted keys of the Helm chart's values, which share names with sections of the settings."""
+
+    def keys(values: dict[str, Any], above: str = "") -> Iterator[str]:
+        for name, value in values.items():
+            yield above + name
+            if isinstance(value, dict):
+                yield from keys(value, f"{above}{name}.")
+
+    return set(keys(yaml.safe_load((ROOT / "deploy" / "chart" / "values.yaml").read_text())))
 
 
 def is_settings(block: Block) -> bool:
