@@ -3,7 +3,7 @@
 Theory: exporters write the batch of their example into the inputs, the outputs and the constants that shapes are made
 of. Inputs and outputs are given a named axis. A constant shape with a leading 1 that data of the inputs is put into
 (Reshape, Expand, Resize) gets the true number of rows there. Whether that was all is not argued but shown: rows run
-together must equal the same rows run alone by the original. Needs the `onnx` package, which running models does not.
+together must equal the same rows run alone by the original.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import numpy as np
 from processors import _contract
 from processors._compare import beyond_rounding, differences
 from processors._contract import BATCH, Contract, ModelError
+from processors._rewriting import RewriteError, parsed, written
 from processors._session import Session
 from processors._slices import reason
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["DynamicError", "Rewrite", "make_batch_dynamic"]
+__all__ = ["Rewrite", "make_batch_dynamic"]
 
 
 # The input that holds a shape, by the operator that takes one.
@@ -33,10 +34,6 @@ _SHAPE_INPUTS = {"Reshape": 1, "Expand": 1, "Resize": 3}
 _ROWS = 5
 
 _QUIET = logging.Logger("headrace.dynamic", logging.CRITICAL)
-
-
-class DynamicError(ModelError, ValueError):
-    """A model whose batch axis cannot be made dynamic; the message says why."""
 
 
 class Rewrite(msgspec.Struct, frozen=True):
@@ -57,38 +54,19 @@ def make_batch_dynamic(source: Path, target: Path) -> Rewrite:
         target: Where the new one goes; may not be the source.
 
     Raises:
-        DynamicError: There is nothing to change, or the rewritten model does not run, or gives other outputs.
+        RewriteError: There is nothing to change, or the rewritten model does not run, or gives other outputs.
     """
-    if target.resolve() == source.resolve():
-        raise DynamicError(f"{target}: give the new model a file of its own")
-    model = _parse(source)
+    model = parsed(source, target)
     inputs, outputs = _open_ends(model.graph)
     if not inputs:
-        raise DynamicError(f"{source}: no input has a fixed first axis of 1, so there is nothing to make dynamic")
+        raise RewriteError(f"{source}: no input has a fixed first axis of 1, so there is nothing to make dynamic")
     shapes = _open_shapes(model.graph, inputs)
     del model.graph.value_info[:]
     # From this version on, weights need not be listed among the inputs; some exporters did.
     model.ir_version = max(model.ir_version, 4)
-    content = model.SerializeToString()
-    partial = target.with_name(f".{target.name}.part")
-    partial.write_bytes(content)
-    try:
+    with written(model, target) as partial:
         difference = _compare(source, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return Rewrite(tuple(inputs), tuple(outputs), shapes, difference)
-
-
-def _parse(source: Path) -> Any:
-    try:
-        import onnx
-    except ImportError as error:
-        raise DynamicError("rewriting a model needs the onnx package: `uv pip install onnx`") from error
-    try:
-        return onnx.load(source)
-    except Exception as error:
-        raise DynamicError(f"{source}: is not a readable ONNX model: {error}") from error
 
 
 def _open_ends(graph: Any) -> tuple[list[str], list[str]]:
@@ -155,18 +133,18 @@ def _compare(source: Path, target: Path) -> float:
         contract = _with_varied_integers(original.contract)
         rewritten = Session.open(target, expects=contract, slice=1, log=_QUIET)
     except ModelError as error:
-        raise DynamicError(f"{source}: cannot be made dynamic: {error}") from error
+        raise RewriteError(f"{source}: cannot be made dynamic: {error}") from error
     rows = _contract.sample(contract, _ROWS)
     alone, failed = original.run(rows)
     if failed:
-        raise DynamicError(f"{source}: does not run on made-up rows, so nothing can be shown: {failed[min(failed)]}")
+        raise RewriteError(f"{source}: does not run on made-up rows, so nothing can be shown: {failed[min(failed)]}")
     try:
         together = rewritten.run_together(rows)
     except Exception as error:
-        raise DynamicError(f"{source}: cannot be made dynamic: {_ROWS} rows together fail: {reason(error)}") from error
+        raise RewriteError(f"{source}: cannot be made dynamic: {_ROWS} rows together fail: {reason(error)}") from error
     found = differences(alone, together)
     for name, apart in beyond_rounding(found, alone).items():
-        raise DynamicError(
+        raise RewriteError(
             f"{source}: cannot be made dynamic: output {name!r} of rows together differs from that of rows alone "
             f"by {apart:.3g} of its largest value"
         )

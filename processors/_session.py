@@ -218,6 +218,10 @@ class Session:
         """
         return self._rows.run(inputs)
 
+    def made_up(self, rows: int) -> Arrays:
+        """So many made-up rows of the kind that the model was found to run."""
+        return self._rows.made_up(rows)
+
     def run_together(self, inputs: Arrays) -> Arrays:
         """One run of all rows as they are, neither cut nor bisected; raises what ONNX Runtime raises."""
         return self._rows.run_together(inputs)

@@ -25,6 +25,7 @@ ROOMS = {
     "clickhouse_connect": ("streams/store/",),
     "confluent_kafka": (
         "schemas/_registry.py",
+        "streams/_reading.py",
         "streams/clients.py",
         "streams/connecting.py",
         "streams/emitter.py",
@@ -41,8 +42,8 @@ ROOMS = {
     "jgo": ("streams/local/",),
     "lightgbm": ("scripts/",),
     "mode": ("streams/monitor/",),
-    "onnx": ("processors/_dynamic.py", "scripts/"),
-    "onnxruntime": ("processors/_runtime.py", "scripts/"),
+    "onnx": ("processors/_dynamic.py", "processors/_half.py", "processors/_rewriting.py", "scripts/"),
+    "onnxruntime": ("processors/_half.py", "processors/_runtime.py", "scripts/"),
     "opentelemetry": ("streams/observe/",),
     "pandas": ("scripts/",),
     "prometheus_client": ("streams/observe/", "streams/monitor/", "streams/store/", "scripts/bench/"),

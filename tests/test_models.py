@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 
 from processors import _models
 from processors._contract import sample
-from processors._dynamic import DynamicError, make_batch_dynamic
+from processors._dynamic import make_batch_dynamic
 from processors._models import (
     IntegrityError,
     ManifestError,
@@ -33,6 +33,7 @@ from processors._models import (
 )
 from processors._onnx_header import read_header
 from processors._pull import PullError, pull
+from processors._rewriting import RewriteError
 from processors._session import Session
 from streams.cli._app import run
 
@@ -508,7 +509,7 @@ def test_model_that_mixes_rows_is_refused(tmp_path: Path) -> None:
     """Where rows together give something else, no file appears, not even in part."""
     source = onnx_models.row_mixer(tmp_path / "mixer.onnx")
 
-    with pytest.raises(DynamicError, match="'y' of rows together differs from that of rows alone by"):
+    with pytest.raises(RewriteError, match="'y' of rows together differs from that of rows alone by"):
         make_batch_dynamic(source, tmp_path / "any.onnx")
     assert [source] == list(tmp_path.iterdir())
 
@@ -527,19 +528,19 @@ def test_graph_that_insists_on_one_row_is_refused(tmp_path: Path) -> None:
         {"three": np.array([3]), "one_by_three": np.array([1, 3])},
     )
 
-    with pytest.raises(DynamicError, match="cannot be made dynamic"):
+    with pytest.raises(RewriteError, match="cannot be made dynamic"):
         make_batch_dynamic(source, tmp_path / "any.onnx")
     assert [source] == list(tmp_path.iterdir())
 
 
 def test_nothing_to_rewrite_is_said(doubling: Path, tmp_path: Path) -> None:
     """A dynamic model, a file that is no model, and overwriting the source are refused."""
-    with pytest.raises(DynamicError, match="nothing to make dynamic"):
+    with pytest.raises(RewriteError, match="nothing to make dynamic"):
         make_batch_dynamic(doubling, tmp_path / "any.onnx")
-    with pytest.raises(DynamicError, match="a file of its own"):
+    with pytest.raises(RewriteError, match="a file of its own"):
         make_batch_dynamic(doubling, doubling)
     (tmp_path / "text.onnx").write_text("text")
-    with pytest.raises(DynamicError, match="not a readable ONNX model"):
+    with pytest.raises(RewriteError, match="not a readable ONNX model"):
         make_batch_dynamic(tmp_path / "text.onnx", tmp_path / "any.onnx")
 
 

@@ -144,6 +144,59 @@ def dynamic(
     )
 
 
+@app.command()
+def half(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="NAME[@VERSION]|FILE", help="A known model, or any ONNX file.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The file to write.")],
+    rows: Annotated[
+        Path | None, typer.Option("--rows", metavar="NPZ", help="Inputs to compare with, by name; else made-up rows.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="Share of an output's largest value that a value may move.")
+    ] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Write a half-precision version of a model for GPUs; refuses where its answers move by more than the tolerance.
+
+    A known model gets a manifest beside the new file, with `-half` at the end of its version.
+
+    Example: `headrace models half sentiment .headrace/models/sentiment-half.onnx`
+    """
+    from processors._half import make_half, manifest_of, read_rows
+    from processors._models import sha256_of
+
+    path = Path(model)
+    known = None if path.suffix == ".onnx" and path.is_file() else _registry(context).resolve(model)
+    halved = make_half(
+        path if known is None else known.path,
+        target,
+        rows=None if rows is None else read_rows(rows),
+        expects=None if known is None else known.manifest.contract,
+        tolerance=tolerance,
+    )
+    manifest = None if known is None else manifest_of(known.manifest, target)
+    if as_json:
+        print_json(
+            {
+                "path": str(target), "sha256": sha256_of(target), "size": target.stat().st_size,
+                "manifest": None if manifest is None else str(manifest),
+                "weights": halved.weights, "rows": halved.rows, "differences": halved.differences,
+                "unchecked": halved.unchecked,
+            }
+        )  # fmt: skip
+        return
+    moved = ", ".join(f"{name} by {apart:.2g}" for name, apart in halved.differences.items())
+    sys.stdout.write(
+        f"{target}: {halved.weights:,} weights in half precision; in {halved.rows} rows, outputs moved at most: "
+        f"{moved}\n"
+        f'sha256 = "{sha256_of(target)}"\nsize = {target.stat().st_size}\n'
+        + (f"{manifest}: its manifest\n" if manifest else "")
+    )
+    if halved.unchecked:
+        fail(f"an overflow between operators would not have shown here ({halved.unchecked}): see docs/gpu.md")
+
+
 def _registry(context: typer.Context) -> Registry:
     from processors._models import Registry
 
