@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -29,7 +29,7 @@ from streams.chaos.disk import FileSizeLimit, SmallDisk
 from streams.chaos.happening import Happening, Happenings
 from streams.chaos.proxy import Proxy
 from streams.chaos.report import BEGIN, END, NoPlaceError, write_report
-from streams.chaos.schedule import KINDS, PACE_S, Fault, UnknownFaultError, read_kinds, schedule
+from streams.chaos.schedule import KINDS, PACE_S, Fault, UnknownFaultError, read_kinds, read_targets, schedule
 from streams.chaos.view import LineView, LiveView
 from streams.demo.view import Progress
 from streams.local.supervisor import State, headrace_command
@@ -67,6 +67,7 @@ lengths = st.floats(15, 3600)
 chosen_kinds = st.sets(st.sampled_from(KINDS), min_size=1).map(lambda kinds: sorted(kinds, key=KINDS.index))
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(seeds, lengths, chosen_kinds, st.floats(0.5, 30))
 def test_a_schedule_keeps_its_rules(seed: int, seconds: float, kinds: list[Any], pace: float) -> None:
     """In order, over before the load ends, of the kinds and lengths chosen, and no two of a kind on one target."""
@@ -87,6 +88,7 @@ def test_a_schedule_keeps_its_rules(seed: int, seconds: float, kinds: list[Any],
         until[fault.kind, fault.target] = fault.end_s
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(seeds)
 def test_a_long_run_has_every_fault_for_everyone(seed: int) -> None:
     """Twenty minutes at the default pace: a hundred faults at least, and each kind on each of its targets."""
@@ -111,6 +113,15 @@ def test_kinds_are_named_and_a_wrong_name_is_refused() -> None:
     assert read_kinds("") == KINDS
     with pytest.raises(UnknownFaultError, match=r"no fault 'kil'.*kill, pause"):
         read_kinds("kil")
+
+
+def test_targets_are_named_and_a_wrong_name_is_refused() -> None:
+    """Faults of those targets alone are planned; a mistake lists whom there is."""
+    faults = schedule(1, 300, targets=read_targets("store, broker"))
+
+    assert {"store", "broker"} == {fault.target for fault in faults}
+    with pytest.raises(UnknownFaultError, match=r"nobody 'stor'.*worker-0, worker-1, store"):
+        read_targets("stor")
 
 
 # The network.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from streams.chaos.faults import FaultFailedError, NotYetError
 from streams.chaos.site import MONITOR, STORE
+from streams.local.supervisor import log_tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,6 +25,8 @@ __all__ = ["Happening", "Happenings"]
 
 # How long a process may be away, or what must happen may take, before a fault counts as missed or failed.
 _PATIENCE_S = 60.0
+# A process that starts while the embedded broker is away ends, to be started again: it is not told where it will be.
+_NO_BROKER = "no broker:"
 
 
 @dataclass(slots=True)
@@ -71,6 +74,9 @@ class Happenings:
         self._ledger = ledger
         self._probe = probe
         self._begin = begin
+        self.exits: Counter[str] = Counter()
+        """How often a process ended by its own decision, by name."""
+        self._last_seen: dict[str, tuple[int, str]] = {}
 
     @property
     def open(self) -> list[Happening]:
@@ -100,7 +106,7 @@ class Happenings:
                 self._try_to_end(one)
             elif self._is_over(one):
                 one.recovered_s = round(time.time() - one.ended_at, 2)
-        self._look_after_failed()
+        self._look_after_processes()
 
     def summary(self) -> dict[str, Any]:
         """How often each kind took place, and how long recovering took."""
@@ -111,6 +117,7 @@ class Happenings:
                 seconds.setdefault(f"{one.fault.kind} {one.fault.target}", []).append(one.recovered_s)
         return {
             "by_kind": dict(sorted(Counter(one.fault.kind for one in begun).items())),
+            "exits": dict(sorted(self.exits.items())),
             "missed": sum(one.missed for one in self.all),
             "recovery_s": {
                 name: {"times": len(each), "median": sorted(each)[len(each) // 2], "longest": max(each)}
@@ -151,11 +158,22 @@ class Happenings:
         waits = self._ledger.waiting_since
         return waits is None or waits > one.ended_at
 
-    def _look_after_failed(self) -> None:
-        """A process that gave up for good is wrong, unless its model was taken away."""
+    def _look_after_processes(self) -> None:
+        """Counts what ended by its own decision; that one gave up for good is wrong, as is a store that ends at all.
+
+        But for a model that was taken away: who starts then has to refuse.
+        """
         if any(one.fault.kind == "model" and one.began_at and not one.ended_at for one in self.all):
             return
         for state in self._site.states().values():
-            if state.status in ("failed", "finished"):
-                self.wrong.append(f"{state.name} ended with exit code {state.exit_code} for good: see {state.log}")
+            seen = (state.restarts, state.status)
+            if seen == self._last_seen.get(state.name) or state.status in ("running", "waiting"):
+                continue
+            self._last_seen[state.name] = seen
+            if (state.exit_code or 0) >= 0:
+                self.exits[state.name] += 1
+                last_words = log_tail(state.log, lines=1).strip()
+                if state.status != "restarting" or (state.name == STORE and _NO_BROKER not in last_words):
+                    self.wrong.append(f"{state.name} ended with exit code {state.exit_code}: {last_words}")
+            if state.status != "restarting":
                 self._site.services.supervisor.again(state.name)

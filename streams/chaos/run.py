@@ -17,7 +17,7 @@ from streams.chaos.evidence import Tables
 from streams.chaos.faults import BEGIN
 from streams.chaos.happening import Happenings
 from streams.chaos.probe import Probe
-from streams.chaos.schedule import read_kinds, schedule
+from streams.chaos.schedule import read_kinds, read_targets, schedule
 from streams.chaos.site import Site
 from streams.demo.ledger import Ledger
 from streams.demo.run import load_demo
@@ -58,6 +58,8 @@ class Options(NamedTuple):
     """Events per second."""
     kinds: str = ""
     """Kinds of faults, `a,b,c`; all where empty."""
+    targets: str = ""
+    """Whom they hit, `a,b,c`; everybody where empty."""
     pace_s: float = 10.0
     keep: bool = False
 
@@ -95,7 +97,8 @@ def run_chaos(
         KeyboardInterrupt: It was asked to stop.
     """
     demo, chaos = load_demo(options.domain), load_chaos(options.domain)
-    faults = schedule(options.seed, options.minutes * 60, read_kinds(options.kinds), pace_s=options.pace_s)
+    kinds, targets = read_kinds(options.kinds), read_targets(options.targets)
+    faults = schedule(options.seed, options.minutes * 60, kinds, targets, options.pace_s)
     view.plan(options.seed, faults)
     data = Path(tempfile.mkdtemp(prefix="headrace-chaos-"))
     settings = msgspec.structs.replace(settings, data=data)

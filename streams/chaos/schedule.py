@@ -15,7 +15,7 @@ from streams.errors import HeadraceError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["KINDS", "PACE_S", "Fault", "UnknownFaultError", "read_kinds", "schedule"]
+__all__ = ["KINDS", "PACE_S", "Fault", "UnknownFaultError", "read_kinds", "read_targets", "schedule"]
 
 PACE_S = 10.0
 """Seconds from one start to the next, on average: a run of 20 minutes has more than 100 faults."""
@@ -90,6 +90,20 @@ def read_kinds(text: str) -> tuple[Kind, ...]:
         if name not in _BY_NAME:
             raise UnknownFaultError(f"there is no fault {name!r}; there are: {', '.join(_BY_NAME)}")
     return tuple(kind for kind in KINDS if kind.name in names)
+
+
+def read_targets(text: str) -> tuple[str, ...]:
+    """The targets named in `a,b,c`; none is all.
+
+    Raises:
+        UnknownFaultError: One of them does not exist.
+    """
+    known = list(dict.fromkeys(target for kind in KINDS for target in kind.targets))
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in known:
+            raise UnknownFaultError(f"there is nobody {name!r} to break; there are: {', '.join(known)}")
+    return names
 
 
 def schedule(

@@ -19,6 +19,7 @@ def chaos(
     seed: Annotated[int, typer.Option(help="Same seed, same faults at the same times.")] = 1,
     minutes: Annotated[float, typer.Option(min=0.2, help="How long the load and the faults last.")] = 5.0,
     faults: Annotated[str, typer.Option(help="Kinds of faults, such as kill,cut,disk; all where empty.")] = "",
+    targets: Annotated[str, typer.Option(help="Whom they hit, such as store,worker-0; everybody where empty.")] = "",
     rate: Annotated[float, typer.Option(min=1, help="Events per second.")] = 200,
     pace: Annotated[float, typer.Option(min=0.5, help="Seconds from one fault to the next, on average.")] = 10.0,
     keep: Annotated[bool, typer.Option("--keep", help="Keep data and logs also where all is right.")] = False,
@@ -55,7 +56,7 @@ def chaos(
     given = context.find_root().obj
     own = given if isinstance(given, Context) else Context()
     view = make_view(Console(), silent=as_json)
-    options = Options(domain, seed, minutes, rate, faults, pace, keep)
+    options = Options(domain, seed, minutes, rate, faults, targets, pace, keep)
     outcome = run_chaos(settings, options, view, config=own.config, overrides=own.overrides)
     view.summary(outcome.ledger, outcome.wrong, outcome.data)
     if report is not None:
