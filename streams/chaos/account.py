@@ -12,10 +12,10 @@ from schemas.dead_letter import from_record
 from schemas.dead_letter import topic_name as dead_letter_topic
 from schemas.topics import domains
 from streams.chaos import audit
+from streams.chaos._site import WORKERS
 from streams.chaos.audit import Found
 from streams.chaos.evidence import Undisturbed, read_topic
 from streams.chaos.poison import is_unnameable
-from streams.chaos.site import WORKERS
 from streams.local.connection import kafka_config
 from streams.running import changelog_of
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from processors._demo import Demo
     from schemas.dead_letter import DeadLetter
     from schemas.envelope import Message, Record
+    from streams.chaos._site import Site
     from streams.chaos.evidence import Tables
-    from streams.chaos.site import Site
     from streams.demo.ledger import Coordinate, Ledger
     from streams.demo.traffic import Traffic
 

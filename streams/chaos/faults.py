@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from streams.chaos import poison
+from streams.chaos._site import SESSION_TIMEOUT_MS, WORKERS, Site
 from streams.chaos.members import Storm
-from streams.chaos.site import SESSION_TIMEOUT_MS, WORKERS, Site
 from streams.errors import HeadraceError
 from streams.local.connection import kafka_config
 

@@ -7,17 +7,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from streams.chaos._site import MONITOR, STORE
 from streams.chaos.faults import FaultFailedError, NotYetError
-from streams.chaos.site import MONITOR, STORE
 from streams.local.supervisor import log_tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from streams.chaos._site import Site
     from streams.chaos.faults import End
     from streams.chaos.probe import Probe
     from streams.chaos.schedule import Fault
-    from streams.chaos.site import Site
     from streams.demo.ledger import Ledger
     from streams.demo.traffic import Traffic
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from streams.chaos._site import Site
 from streams.chaos.account import account_of
 from streams.chaos.evidence import Tables
 from streams.chaos.faults import BEGIN
 from streams.chaos.happening import Happenings
 from streams.chaos.probe import Probe
 from streams.chaos.schedule import read_kinds, read_targets, schedule
-from streams.chaos.site import Site
 from streams.demo.ledger import Ledger
 from streams.demo.run import load_demo
 from streams.demo.traffic import Traffic
