@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -157,7 +158,8 @@ class LiveView:
         """The picture of a moment."""
         figures = {"seconds": f"{elapsed_s:,.0f}", "faults": f"{len(happenings.all)} of {self._faults}"}
         done = progress.answered + progress.dead_letters
-        bar = ProgressBar(total=progress.total or 1, completed=min(progress.total or 1, done))
+        total = progress.total or 1
+        bar = Padding(ProgressBar(total=total, completed=min(total, done)))
         return Group(
             in_a_row({**figures, **numbers(progress)}, self._console.width),
             bar,
