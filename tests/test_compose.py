@@ -171,7 +171,9 @@ def sha256(text: str | None) -> str:
 
 @pytest.mark.parametrize("name", OWN)
 def test_nothing_can_be_written_but_two_folders(name: str) -> None:
-    """The root file system is read-only; the data folder belongs to the image's user, and is as large as it has to be.
+    """The root file system is read-only; the data folder belongs to the image's user, and is no larger than it has to be.
+
+    What workers pull or build is a volume where the image has a folder of that user, which a new volume takes over.
 
     tests/test_deploy_image.py runs headrace like that.
     """
@@ -182,6 +184,8 @@ def test_nothing_can_be_written_but_two_folders(name: str) -> None:
     assert {"/var/lib/headrace", "/tmp"} == set(mounts)
     assert f"uid={uid},gid={gid},mode=0750" in mounts["/var/lib/headrace"]
     assert all("size=" in options for options in mounts.values())
+    assert SERVICES[name].get("volumes", []) == (["model-cache:/var/cache/headrace"] if name in WORKERS else [])
+    assert re.search(r"install --directory --owner=headrace .*/var/cache/headrace", DOCKERFILE.replace("\\\n", " "))
 
 
 def test_services_have_as_few_rights_as_they_need() -> None:

@@ -180,14 +180,18 @@ def test_pods_are_restricted(name: str, component: str, pod: Manifest) -> None:
 
 @EVERY_POD
 def test_what_is_written_is_a_volume(name: str, component: str, pod: Manifest) -> None:
-    """The data folder and /tmp are, with a limit; everything else that is mounted is read-only."""
+    """The data folder and /tmp are, with a limit, and a GPU's cache; everything else that is mounted is read-only."""
     mounts = {mount["mountPath"]: mount for mount in container(pod)["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    written = {path: volumes[mount["name"]] for path, mount in mounts.items() if not mount.get("readOnly")}
+    claims = {
+        one["metadata"]["name"] for _, work in workloads(name) for one in work["spec"].get("volumeClaimTemplates", [])
+    }
+    written = {path: mount["name"] for path, mount in mounts.items() if not mount.get("readOnly")}
 
-    assert {"/var/lib/headrace", "/tmp"} == set(written)
-    assert all("sizeLimit" in volume["emptyDir"] for volume in written.values())
-    assert set(volumes) == {mount["name"] for mount in mounts.values()}
+    assert {"/var/lib/headrace", "/tmp"} == set(written) - {"/var/cache/headrace"}
+    assert claims == {of for path, of in written.items() if path == "/var/cache/headrace"} or component != "worker"
+    assert all("sizeLimit" in volumes[of]["emptyDir"] for of in set(written.values()) - claims)
+    assert set(volumes) == {mount["name"] for mount in mounts.values()} - claims
 
 
 @EVERY_POD
@@ -324,6 +328,7 @@ def test_gpu_workers_go_where_gpus_are(tmp_path: Path) -> None:
     assert {"nvidia.com/gpu", "dedicated"} == {one["key"] for one in pod["tolerations"]}
     assert container(pod)["image"].endswith("-gpu")
     assert settings_of(environment(pod), tmp_path / "a").settings.model.require_gpu
+    assert "/var/cache/headrace" == settings_of(environment(pod), tmp_path / "a").settings.model.cache_dir
     assert not settings_of(environment(plain), tmp_path / "b").settings.model.require_gpu
     assert "nvidia.com/gpu" not in json.dumps(plain)
 
@@ -347,7 +352,7 @@ def test_the_network_is_closed() -> None:
     assert {"Ingress", "Egress"} == set(both["policyTypes"])
     assert {9400} == ports(both["ingress"])
     assert all(rule["from"] for rule in both["ingress"])
-    assert {53, 9093} == ports(both["egress"])
+    assert {53, 9093, 4318} == ports(both["egress"])
     assert {8443} == ports(store["egress"])
     assert "store" == store["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
     assert [] == closed["ingress"]

@@ -106,7 +106,7 @@ def test_the_resolution_is_frozen() -> None:
 def test_images_have_one_onnx_runtime() -> None:
     """The gpu stage asks for the extra gpu and not for cpu, and the reverse."""
     for runtime in ("cpu", "gpu"):
-        assert {runtime} == set(re.findall(r"--extra (\w+)", " ".join(said("RUN", f"build-{runtime}"))))
+        assert {runtime, "tracing"} == set(re.findall(r"--extra (\w+)", " ".join(said("RUN", f"build-{runtime}"))))
 
 
 def test_the_image_gets_what_the_wheel_needs() -> None:

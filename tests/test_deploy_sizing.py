@@ -86,7 +86,7 @@ def test_it_answers_on_the_command_line() -> None:
 
 
 def test_the_chart_agrees() -> None:
-    """The lag that brings another worker is some seconds of one's work; a worker has the memory that it needs to run."""
+    """The lag that brings another worker is some seconds of one's work; a worker has the memory that it needs."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())["worker"]
     per_worker = (FIGURES.load - FIGURES.worker_idle) / FIGURES.worker_us * 1e6
     compose = COMPOSE["services"]["worker"]["deploy"]["resources"]["limits"]["memory"]
