@@ -31,6 +31,9 @@ _PARQUET_ROWS = 10_000
 # A cell may be as large as a message that Kafka would refuse; the default of 128 kB would raise out of the reader.
 _MAX_CELL = 16 * 1024 * 1024
 
+# The largest message that the embedded broker takes.
+_MOST_LINE_BYTES = 16 * 1024 * 1024
+
 
 class MappingError(ValueError):
     """A mapping that cannot be read or does not fit the file; the message says which and what to do."""
@@ -221,7 +224,10 @@ def _csv_blocks(path: Path) -> Iterator[Any]:
     """The header, then rows; a line that is no CSV comes as one cell, so that its length gives it away."""
     csv.field_size_limit(_MAX_CELL)
     with _opened(path) as binary:
-        lines = (line.decode("utf-8", "surrogateescape").replace("\0", "\N{REPLACEMENT CHARACTER}") for line in binary)
+        lines = (
+            line.decode("utf-8", "surrogateescape").replace("\0", "\N{REPLACEMENT CHARACTER}")
+            for line in _lines(binary)
+        )
         rows = csv.reader(lines)
         header = next(rows, [])
         yield [name.removeprefix("\N{BYTE ORDER MARK}") for name in header]
@@ -261,8 +267,8 @@ def _json_rows(path: Path, mapper: _Mapper, label_of: dict[str, bool], plain: bo
     mapping = mapper.mapping
     header: list[str] = []
     build = mapper.builder(header)
-    with _opened(path) as lines:
-        for line in lines:
+    with _opened(path) as file:
+        for line in _lines(file):
             value = line.rstrip(b"\r\n")
             try:
                 fields = json.loads(value)
@@ -276,6 +282,14 @@ def _json_rows(path: Path, mapper: _Mapper, label_of: dict[str, bool], plain: bo
                 if header != (header := list(fields)):
                     build = mapper.builder(header)
                 yield _row(list(fields.values()), build, mapper, label_of, header)
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Lines, of each at most what may be a message: a small archive can hold one of gigabytes."""
+    while line := file.readline(_MOST_LINE_BYTES):
+        yield line
+        while line and not line.endswith(b"\n"):
+            line = file.readline(_MOST_LINE_BYTES)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from confluent_kafka import KafkaError
@@ -37,3 +38,16 @@ READING: dict[str, Any] = {
     # Measured for moved partitions: range 0.1 s, cooperative-sticky and KIP-848 1 to 3 s.
     "partition.assignment.strategy": "range",
 }
+
+
+def is_unpackable(error: KafkaError | None) -> bool:
+    """Whether a batch arrived as it was written, and unpacks to nothing, or to more than the client takes.
+
+    The client says so again at each try: whoever reads must go on behind it, or stand there for ever.
+    """
+    return error is not None and error.code() == KafkaError._BAD_COMPRESSION
+
+
+def unpackable(topic: str, partition: int, offset: int) -> Record:
+    """Stands for a message that nobody can unpack: its coordinates are all that is known of it; its time is now."""
+    return Record(topic, partition, offset, None, b"", time.time_ns() // 1_000_000, UNPACKABLE_HEADERS)

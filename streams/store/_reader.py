@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from streams._reading import READING
+from streams._reading import READING, is_unpackable, unpackable
 from streams.connecting import explain, is_refusal, with_advice
 from streams.errors import StopError
 from streams.source import record
@@ -68,6 +68,8 @@ class Reader:
         self._topics = sorted(topics)
         self._group = group
         self._discover_at = 0.0
+        # Where reading begins in a batch that cannot be unpacked.
+        self._over: dict[Place, int] = {}
         self._consumer = Consumer(
             {
                 **_CONSUMER_DEFAULTS,
@@ -96,19 +98,23 @@ class Reader:
             raise StopError(self._refused)
         generation = self.generation
         records = []
+        stuck: dict[Place, int] = {}
         for message in self._consumer.consume(most, timeout_s):
             error = message.error()
             if error is None:
                 records.append(record(message))
+            elif is_unpackable(error):
+                stuck[Place(message.topic() or "", message.partition() or 0)] = message.offset() or 0
             else:
                 self._note(error, Place(message.topic() or "", message.partition() or 0), message.offset() or 0)
         if generation != self.generation:
             return []
-        return records
+        return records + self._pass_over(stuck)
 
     def read_from(self, offsets: Mapping[Place, int]) -> None:
         """Reads these partitions and no others, each from its offset; what was read ahead is dropped."""
         self.ends.clear()
+        self._over = dict(offsets)
         self._consumer.assign([TopicPartition(*place, offset) for place, offset in offsets.items()])
 
     def bounds(self, place: Place) -> tuple[int, int]:
@@ -134,6 +140,19 @@ class Reader:
     def close(self) -> None:
         """Leaves the group."""
         self._consumer.close()
+
+    def _pass_over(self, stuck: Mapping[Place, int]) -> list[Record]:
+        """Stands in for messages that the client cannot unpack, one a partition, and goes on behind them."""
+        found = []
+        for place, begin in stuck.items():
+            if place not in self.assigned:
+                continue
+            at = max(begin, self._over.get(place, 0))
+            log.warning("%s: the message at %d cannot be unpacked", place, at)
+            self._over[place] = at + 1
+            self._consumer.seek(TopicPartition(*place, at + 1))
+            found.append(unpackable(*place, at))
+        return found
 
     def _note(self, error: KafkaError, place: Place, offset: int) -> None:
         code = error.code()
