@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 DOMAIN, TOPIC, OUTPUT = "fraud", "transactions", "fraud-scores"
 
 _AT_ONCE = 10_000
+_DAY_S = 86_400
 
 
-def transactions(events: int, cards: int, days: float, seed: int = 1) -> Iterator[tuple[bytes | None, bytes]]:
+def transactions(
+    events: int, cards: int, days: float, seed: int = 1, ends_days_ago: float = 0
+) -> Iterator[tuple[bytes | None, bytes]]:
     """Key and value of so many transactions in time order; their ids are `t<seed>-` and a number of ten digits."""
-    for batch in Simulator(seed, cards=cards, events=events, days=days).batches(_AT_ONCE):
+    end_ms = round((time.time() - ends_days_ago * _DAY_S) * 1000)
+    for batch in Simulator(seed, cards=cards, events=events, days=days, end_ms=end_ms).batches(_AT_ONCE):
         yield from zip(batch.keys, batch.values, strict=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
@@ -92,12 +92,31 @@ class Progress:
         self._consumer.close()
 
 
+class Ends:
+    """Where the committed messages of a topic end."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._reader = _reader(bootstrap)
+        self._asked = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
+
+    def offsets(self) -> list[int]:
+        """The offset behind the last committed message of each partition."""
+        return [int(self._reader.get_watermark_offsets(place, timeout=_TIMEOUT_S)[1]) for place in self._asked]
+
+    def count(self) -> int:
+        """Of all partitions together: committed messages, and a marker for each transaction."""
+        return sum(self.offsets())
+
+    def close(self) -> None:
+        """Lets go of the connection."""
+        self._reader.close()
+
+
 def ends(bootstrap: str, topic: str) -> list[int]:
     """The offset behind the last committed message of each partition."""
-    reader = _reader(bootstrap)
-    asked = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-    found = [reader.get_watermark_offsets(place, timeout=_TIMEOUT_S)[1] for place in asked]
-    reader.close()
+    asked = Ends(bootstrap, topic)
+    found = asked.offsets()
+    asked.close()
     return found
 
 
@@ -114,7 +133,7 @@ def values(bootstrap: str, topic: str, starts: Sequence[int], limit: int, silenc
     reader.close()
 
 
-def _reader(bootstrap: str, **settings: Any) -> Consumer:
+def _reader(bootstrap: str) -> Consumer:
     return Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -122,6 +141,5 @@ def _reader(bootstrap: str, **settings: Any) -> Consumer:
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "log_level": 2,
-            **settings,
         }
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scripts.bench import cards, kafka
 from scripts.bench.report import Table, number
-from scripts.bench.rounds import say
+from scripts.bench.rounds import say, thinned
 from scripts.bench.services import Stage
 
 if TYPE_CHECKING:
@@ -53,7 +53,10 @@ def run(options: Options) -> dict[str, Any]:
         for case, one in zip(cases, series, strict=True)
         for events in case.seen_at
     ]
-    return {"result": {"points": points, "growth": growth(series[0]["samples"])}, "series": series}
+    return {
+        "result": {"points": points, "growth": growth(series[0]["samples"])},
+        "series": [{**one, "samples": thinned(one["samples"])} for one in series],
+    }
 
 
 def _one(stage: Stage, case: _Case) -> list[dict[str, float]]:

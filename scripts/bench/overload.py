@@ -8,6 +8,7 @@ worker an event stays no longer than from one commit to the next.
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from scripts.bench import cards, kafka
 from scripts.bench.report import Table, number
-from scripts.bench.rounds import say
+from scripts.bench.rounds import say, thinned
 from scripts.bench.services import BenchError, Headrace, Process, Stage
 from scripts.bench.steady import work_off
 
@@ -28,6 +29,9 @@ TITLE = "Overload: twice the capacity, and the way back"
 FACTOR, LIGHT = 2.0, 0.1
 _GROUP = "overload"
 _CARDS = 20_000
+_EVENTS_PER_CARD_AND_DAY = 2.2
+# Over what the first events took on the disk: light loads, and some air.
+_ROOM = 1.3
 _SAMPLE_S = 1.0
 # Drained: less than a second of the light load waits.
 _DRAINED_S = 1.0
@@ -56,6 +60,7 @@ def run(options: Options) -> dict[str, Any]:
         kafka.preload(stage.bootstrap, cards.TOPIC, cards.transactions(lengths.capacity_events, _CARDS, days=10))
         first = stage.worker(cards.DOMAIN, "capacity")
         capacity = work_off(stage, first, "capacity", lengths.capacity_events).events_per_s
+        _require_room(stage, lengths.capacity_events, FACTOR * capacity * lengths.overload_s)
         worker = stage.worker(cards.DOMAIN, _GROUP, worker__start="latest")
         worker.wait_ready()
         return _measure(_Watch(stage, worker), stage, capacity, lengths)
@@ -64,20 +69,21 @@ def run(options: Options) -> dict[str, Any]:
 def _measure(watch: _Watch, stage: Stage, capacity: float, lengths: _Lengths) -> dict[str, Any]:
     say(f"overload: capacity {capacity:,.0f} events/s; {lengths.before_s:.0f} s of light load")
     light = LIGHT * capacity
+    limit_s = _PATIENCE * lengths.overload_s + 30
+    loads = _loads(light, FACTOR * capacity, lengths, limit_s)
     marks = [watch.sample()]
-    load = _pour(stage, light, lengths.before_s)
+    load = _pour(stage, loads[0])
     watch.until("before", _ended(load))
     marks.append(watch.sample())
     say(f"overload: {FACTOR:.0f}x for {lengths.overload_s:.0f} s")
     began = time.monotonic()
-    load = _pour(stage, FACTOR * capacity, lengths.overload_s)
+    load = _pour(stage, loads[1])
     watch.until("overload", _ended(load))
     overload_s = time.monotonic() - began
     marks.append(watch.sample())
     say(f"overload: {marks[-1].lag:,} events wait in Kafka; draining under light load")
     began = time.monotonic()
-    limit_s = _PATIENCE * overload_s + 30
-    load = _pour(stage, light, limit_s + lengths.after_s + 10)
+    load = _pour(stage, loads[2])
     watch.until("drain", lambda: _drained(watch.samples[-1], light, began, limit_s))
     drain_s = time.monotonic() - began
     marks.append(watch.sample())
@@ -98,21 +104,38 @@ def _drained(sample: _Sample, light: float, began: float, limit_s: float) -> boo
     return sample.lag < light * _DRAINED_S
 
 
-def _pour(stage: Stage, rate: float, seconds: float) -> Process:
-    events = max(1, int(rate * seconds))
-    return stage.script(
-        "pour",
-        {
-            "bootstrap": stage.bootstrap,
-            "topic": cards.TOPIC,
-            "events": events,
-            "rate": rate,
-            "cards": _CARDS,
-            # Event time passes as fast as it does for these cards in life, so the windows are as full as they get.
-            "days": max(1.0, events / _CARDS / 2.2),
-            "seed": cards.new_seed(),
-        },
-    )
+class _Load(NamedTuple):
+    rate: float
+    events: int
+    days: float
+    ends_days_ago: float
+
+
+def _loads(light: float, heavy: float, lengths: _Lengths, limit_s: float) -> list[_Load]:
+    """The three loads; event time goes on from one to the next, as fast as for these cards in life."""
+    parts = ((light, lengths.before_s), (heavy, lengths.overload_s), (light, limit_s + lengths.after_s + 10))
+    events = [max(1, int(rate * seconds)) for rate, seconds in parts]
+    days = [max(1.0, count / _CARDS / _EVENTS_PER_CARD_AND_DAY) for count in events]
+    return [
+        _Load(rate, count, days[at], sum(days[at + 1 :]))
+        for at, ((rate, _), count) in enumerate(zip(parts, events, strict=True))
+    ]
+
+
+def _pour(stage: Stage, load: _Load) -> Process:
+    where = {"bootstrap": stage.bootstrap, "topic": cards.TOPIC, "cards": _CARDS, "seed": cards.new_seed()}
+    return stage.script("pour", {**where, **load._asdict()})
+
+
+def _require_room(stage: Stage, events: int, expected: float) -> None:
+    """Refuses what the disk cannot take, by what the events so far took."""
+    used = sum(file.stat().st_size for file in stage.folder.rglob("*") if file.is_file())
+    needed, free = used / events * expected * _ROOM, shutil.disk_usage(stage.folder).free
+    if needed > free:
+        raise BenchError(
+            f"{needed / 1e9:.0f} GB are needed in {stage.folder.parent} and {free / 1e9:.0f} GB are free:"
+            " name another place with TMPDIR, or take fewer --minutes"
+        )
 
 
 class _Sample(NamedTuple):
@@ -204,13 +227,19 @@ def _summary(
         "drain_s": round(drain_s, 1),
         "most_waiting": max(s.lag for s in samples),
         "rss_mb": {name: phase["rss_mb"] for name, phase in phases.items()},
+        "rss_growth": _growth([s for s in samples if marks[1].at <= s.at <= marks[2].at]),
         "recovered": phases["after"]["latency_ms"] <= 2 * phases["before"]["latency_ms"] + 25,
     }
     series = [
         {"at": round(s.at, 1), "lag": s.lag, "rss_mb": round(s.rss_mb, 1), "waited_s": round(s.waited_s, 2)}
-        for s in samples
+        for s in thinned(samples)
     ]
     return {"result": result, "phases": phases, "marks": [round(m.at, 1) for m in marks], "series": series}
+
+
+def _growth(samples: Sequence[_Sample]) -> float:
+    """Memory at the end of the overload over memory in its middle."""
+    return round(samples[-1].rss_mb / samples[len(samples) // 2].rss_mb, 3)
 
 
 def _phase(first: _Sample, last: _Sample, samples: Sequence[_Sample]) -> dict[str, Any]:
@@ -262,7 +291,8 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
         f"Capacity {number(found['capacity'])} events/s, offered {number(found['offered_per_s'])} for"
         f" {number(found['overload_s'])} s: {number(found['most_waiting'])} events waited in Kafka at most, and were"
         f" drained in {number(found['drain_s'])} s under a light load. Latency afterwards is"
-        f" {'what it was' if found['recovered'] else 'NOT what it was'}."
+        f" {'what it was' if found['recovered'] else 'NOT what it was'}. Over the second half of the overload the"
+        f" worker's memory changed by {found['rss_growth'] - 1:+.1%}."
     ]
     columns = [
         "phase", "answered/s", "most RSS MB", "longest wait in Kafka s", "mean latency ms", "ms between commits",

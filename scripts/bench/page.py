@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 BENCHES = ("pipeline", "latency", "stages", "memory", "restore", "sink", "scale", "model", "overload")
 PAGE = ROOT / "docs" / "benchmarks.md"
+STORED = ROOT / "docs" / "benchmarks"
+"""The JSON files that the page was made from."""
 IMAGES = ROOT / "docs" / "images"
 
 _HEAD = """\
 # Benchmarks
 
-Written by `headrace bench report` from the JSON files of the last run; no figure here is typed by hand. To measure on
-your own machine:
+Written by `headrace bench report` from the JSON files of the last run, which lie in `docs/benchmarks/`; no figure here
+is typed by hand. To measure on your own machine:
 
     uv run headrace bench pipeline              # or latency, stages, memory, restore, sink, scale, model, overload
     uv run headrace bench pipeline --quick      # under a minute; the figures say little more than that it works
@@ -36,8 +38,9 @@ TEXTS = {
     "pipeline": """\
 Simulated card transactions (about 300 bytes of JSON) lie on a topic of four partitions; every contender answers them
 with the same features and the same model (200 trees) and writes the same fields, each into a topic of its own. One
-process each. Speed is counted in committed offsets of the input, from the first commit behind a tenth of the backlog
-and a second of work until the last: start-up does not count. Slow contenders get a limit of time, not all messages.
+process each. Speed is counted in committed offsets of the input (and no more than there are answers), from the first
+commit behind a tenth of the backlog and a second of work until the last: start-up does not count. Slow contenders get
+a limit of time, not all messages.
 
 What only headrace does besides: it refuses duplicates, writes card tokens instead of cards, gives reasons, tallies and
 dead letters, and keeps its state in a changelog. Quix Streams keeps histories in its state with a changelog, too, and
@@ -73,6 +76,7 @@ def write(out: Path) -> Path:
         raise BenchError(f"there are no results in {out}: run `headrace bench all --out {out.name}` first")
     PAGE.write_text(page(found), encoding="utf-8")
     for name, one in found.items():
+        report.write(STORED, name, one)
         plots.draw(name, one, IMAGES)
     return PAGE
 

@@ -15,7 +15,7 @@ from scripts.bench import cards, kafka
 from scripts.bench.report import Table, number, share, spread_text
 from scripts.bench.rounds import alternating, ratios, say, spread
 from scripts.bench.services import BenchError, Stage
-from scripts.bench.steady import Speed, work_off
+from scripts.bench.steady import Speed, speed, watch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,11 +60,11 @@ def run(options: Options) -> dict[str, Any]:
     limit_s = options.size(full=8, quick=2)
     names = [OURS, *PEERS, SHORT]
     with Stage(options.settings) as stage:
-        kafka.make_topics(stage.bootstrap, cards.TOPIC, cards.OUTPUT, *map(_output, names[1:]))
+        kafka.make_topics(stage.bootstrap, cards.TOPIC, cards.OUTPUT, *map(output_of, names[1:]))
         say(f"pipeline: writing {events:,} transactions")
         kafka.preload(stage.bootstrap, cards.TOPIC, cards.transactions(events, cards=10_000, days=60))
         pythons, missing = _environments(stage)
-        speeds, agreement = _measure(stage, names, options.rounds(full=5, quick=1), events, limit_s, pythons, missing)
+        speeds, agreement = _measure(stage, names, options.rounds(full=4, quick=1), events, limit_s, pythons, missing)
     return {**_summary(speeds), "agreement": agreement, "not_run": missing, "missing_features": MISSING}
 
 
@@ -78,7 +78,7 @@ def _measure(
     missing: dict[str, str],
 ) -> tuple[dict[str, list[Speed | None]], dict[str, Any]]:
     speeds: dict[str, list[Speed | None]] = {name: [None] * rounds for name in names}
-    starts = {name: kafka.ends(stage.bootstrap, _output(name)) for name in names}
+    starts = {name: kafka.ends(stage.bootstrap, output_of(name)) for name in names}
     for turn, name in alternating(names, rounds):
         if name in missing:
             continue
@@ -86,13 +86,35 @@ def _measure(
         say(f"pipeline: round {turn + 1} of {rounds}, {name}")
         limit = float("inf") if name == OURS else limit_s
         try:
-            speeds[name][turn] = work_off(stage, _start(stage, name, group, pythons), group, events, limit)
+            speeds[name][turn] = _one(stage, name, group, events, limit, pythons)
         except BenchError as error:
             missing[name] = str(error)
-    return speeds, _agreement(stage.bootstrap, [n for n in names if n not in missing], starts)
+    return speeds, agreements(stage.bootstrap, [n for n in names if n not in missing], starts)
 
 
-def _start(stage: Stage, name: str, group: str, pythons: Mapping[str, str]) -> Process:
+def _one(stage: Stage, name: str, group: str, events: int, limit_s: float, pythons: Mapping[str, str]) -> Speed:
+    """What is committed of the input counts, and no more of it than there is output: Faust's offsets run ahead."""
+    output = kafka.Ends(stage.bootstrap, output_of(name))
+    before = output.count()
+    process = start(stage, name, group, pythons)
+    progress = kafka.Progress(stage.bootstrap, group, cards.TOPIC)
+    try:
+        samples = watch(
+            lambda: min(progress.committed(), output.count() - before),
+            process.cpu_s,
+            process.require_alive,
+            events,
+            limit_s,
+        )
+        return speed(samples, events)
+    finally:
+        progress.close()
+        output.close()
+        process.stop()
+
+
+def start(stage: Stage, name: str, group: str, pythons: Mapping[str, str]) -> Process:
+    """Starts a contender by its name; `pythons` has those of an environment of their own."""
     if name == OURS:
         return stage.worker(cards.DOMAIN, group)
     folder = stage.folder / group
@@ -100,7 +122,7 @@ def _start(stage: Stage, name: str, group: str, pythons: Mapping[str, str]) -> P
     arguments = {
         "bootstrap": stage.bootstrap,
         "topic": cards.TOPIC,
-        "output": _output(name),
+        "output": output_of(name),
         "group": group,
         "folder": str(folder),
         "short": name == SHORT,
@@ -109,33 +131,43 @@ def _start(stage: Stage, name: str, group: str, pythons: Mapping[str, str]) -> P
     return stage.contender(MODULES.get(name, name), arguments, **({"python": pythons[name]} if name in pythons else {}))
 
 
-def _environments(stage: Stage) -> tuple[dict[str, str], dict[str, str]]:
-    """Pythons of those who need an environment of their own, and why some cannot run."""
-    common = [f"{name}=={version(name)}" for name in ("numpy", "onnxruntime", "msgspec")]
-    wanted = {
+def environment(stage: Stage, name: str) -> str:
+    """The Python of a contender that needs an environment of its own.
+
+    Raises:
+        BenchError: It cannot be made: no registry, no uv.
+    """
+    own = {
         "quix": [f"quixstreams=={QUIXSTREAMS}"],
         # cramjam: without it Faust crashes on the first lz4 batch.
-        "faust": [f"{name}=={version(name)}" for name in ("faust-streaming", "cramjam")],
-    }
+        "faust": [f"{library}=={version(library)}" for library in ("faust-streaming", "cramjam")],
+    }[name]
+    common = [f"{library}=={version(library)}" for library in ("numpy", "onnxruntime", "msgspec")]
+    return stage.environment(f"environment-{name}", *own, *common)
+
+
+def _environments(stage: Stage) -> tuple[dict[str, str], dict[str, str]]:
+    """Pythons of those who need an environment of their own, and why some cannot run."""
     pythons: dict[str, str] = {}
     missing: dict[str, str] = {}
-    for name, requirements in wanted.items():
+    for name in ("quix", "faust"):
         say(f"pipeline: an environment for {name}")
         try:
-            pythons[name] = stage.environment(f"environment-{name}", *requirements, *common)
+            pythons[name] = environment(stage, name)
         except BenchError as error:
             missing[name] = str(error)
     return pythons, missing
 
 
-def _output(name: str) -> str:
+def output_of(name: str) -> str:
+    """The topic that a contender answers into."""
     return cards.OUTPUT if name == OURS else f"bench-{name}"
 
 
-def _agreement(bootstrap: str, names: Sequence[str], starts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+def agreements(bootstrap: str, names: Sequence[str], starts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Per contender that scores: how many of its answers were compared with ours, and the share that is the same."""
     scoring = [name for name in names if name not in (OURS, "raw_relay")]
-    theirs = {name: _scores(kafka.values(bootstrap, _output(name), starts[name], _COMPARED)) for name in scoring}
+    theirs = {name: _scores(kafka.values(bootstrap, output_of(name), starts[name], _COMPARED)) for name in scoring}
     wanted = set().union(*theirs.values())
     found: dict[str, float] = {}
     for value in kafka.values(bootstrap, cards.OUTPUT, starts.get(OURS, [0] * kafka.PARTITIONS), 10**9):

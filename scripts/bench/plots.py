@@ -9,6 +9,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from scripts.bench import pipeline
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which people tell apart whatever they see of red and green.
 _OURS, _OTHERS, _THIRD, _FOURTH = "#0072B2", "#999999", "#E69F00", "#009E73"
+_COUNT = StrMethodFormatter("{x:,.0f}")
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "headrace",
@@ -49,8 +51,9 @@ def _pipeline(figure: Figure, report: Mapping[str, Any]) -> None:
     colours = [_OURS if name == pipeline.OURS else _OTHERS for name in names]
     labels = [pipeline.LABELS[name].replace("`", "") for name in names]
     _bars(axes, labels, [report["events_per_s"][name] for name in names], colours)
-    axes.set_title("Events per second, one process, exactly once (median and range of the rounds)")
+    axes.set_title("Events per second, exactly once (log scale)")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(_COUNT)
     axes.set_xlim(left=min(report["events_per_s"][name]["low"] for name in names) / 2)
 
 
@@ -65,10 +68,12 @@ def _latency(figure: Figure, report: Mapping[str, Any]) -> None:
                 continue
             loads = [100 * one["load"] for one in chosen]
             axes.plot(loads, [p["p99_ms"] for p in chosen], "o-", color=colour, label=f"p99, commits of {commit_ms} ms")
-            axes.plot(loads, [p["p50_ms"] for p in chosen], "o:", color=colour, label="p50")
+            axes.plot(loads, [p["p50_ms"] for p in chosen], "o:", color=colour, label=f"p50, {commit_ms} ms")
         axes.set_title(delivery)
         axes.set_xlabel("load, % of capacity")
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(_COUNT)
+        axes.yaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("ms")
     panels[-1].legend(frameon=False, fontsize=7)
 
@@ -142,6 +147,7 @@ def _overload(figure: Figure, report: Mapping[str, Any]) -> None:
         axes.axvspan(marks[1], marks[2], color=_THIRD, alpha=0.2, linewidth=0)
         axes.set_title(title)
         axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(_COUNT)
     panels[-1].set_xlabel("seconds; twice the capacity where shaded")
 
 
@@ -157,6 +163,8 @@ def _bars(
         text = f" {one['median']:,.{digits}f}"
         axes.annotate(text, (one["high"], place), va="center", fontsize=8, xytext=(2, 0), textcoords="offset points")
     axes.set_yticks(places, names)
+    axes.locator_params(axis="x", nbins=4)
+    axes.xaxis.set_major_formatter(_COUNT if max(medians) > 1000 else StrMethodFormatter("{x:g}"))
     axes.invert_yaxis()
     axes.margins(x=0.2)
 

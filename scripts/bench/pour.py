@@ -17,7 +17,7 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     writer = kafka.producer(given["bootstrap"])
     began = time.monotonic()
-    load = cards.transactions(given["events"], given["cards"], given["days"], given["seed"])
+    load = cards.transactions(given["events"], given["cards"], given["days"], given["seed"], given["ends_days_ago"])
     for sent, (key, value) in enumerate(load):
         if sent % _AT_ONCE == 0:
             writer.poll(0)

@@ -44,7 +44,7 @@ def run(options: Options) -> dict[str, Any]:
             worker = stage.worker(cards.DOMAIN, _GROUP, log__format="json")
             worker.wait_ready()
             worker.stop()
-            found.append(_restored(worker))
+            found.append(restored(worker))
     entries = found[0][0]
     per_million = spread([seconds / entries * 1e6 for entries, seconds in found])
     assert per_million is not None, "there was a round"
@@ -56,7 +56,7 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
-def _restored(worker: Headrace) -> tuple[int, float]:
+def restored(worker: Headrace) -> tuple[int, float]:
     """Entries, and seconds from the assignment until the last partition was there."""
     lines = [orjson.loads(line) for line in worker.log.read_bytes().splitlines() if line.startswith(b"{")]
     assigned = [line for line in lines if line["message"].startswith("assigned ")]

@@ -35,6 +35,13 @@ def ratios(ours: Sequence[float | None], theirs: Sequence[float | None]) -> list
     return [a / b for a, b in zip(ours, theirs, strict=True) if a and b]
 
 
+def thinned(samples: Sequence[Any], most: int = 200) -> list[Any]:
+    """Evenly spaced ones of many, the first and the last among them: a plot shows no more."""
+    if len(samples) <= most:
+        return list(samples)
+    return [samples[round(at * (len(samples) - 1) / (most - 1))] for at in range(most)]
+
+
 def say(text: str) -> None:
     """One line of progress, beside the results."""
     sys.stderr.write(f"{text}\n")

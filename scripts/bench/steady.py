@@ -1,8 +1,8 @@
 """The speed of a process that works off a backlog, measured in the same way for all, without its start.
 
-The backlog lies on the input topic before the process starts. Every 20 ms the committed offsets of its consumer group
-are asked for, which count what is answered for good. The clock starts at the first commit behind a tenth of the
-backlog, or behind the first second of work where that comes later, and stops at the last commit: both ends are
+The backlog lies on the input topic before the process starts. Fifty times a second the committed offsets of its
+consumer group are asked for, which count what is answered for good. The clock starts at the first commit behind a tenth
+of the backlog, or behind the first second of work where that comes later, and stops at the last commit: both ends are
 moments of a commit, so neither start-up nor idling counts. CPU time is taken between the same two moments.
 """
 

@@ -90,6 +90,7 @@ class Model:
 def features(event: Transaction, card: Card, codes: dict[str, float]) -> list[float]:
     """The 21 values of an event as of its turn; the event then joins the history of its card."""
     now, times, amounts = event.event_time, card.times, card.amounts
+    forget(card, now)
     upto = bisect_right(times, now)
     windows: list[float] = []
     total = 0.0
@@ -122,7 +123,7 @@ def features(event: Transaction, card: Card, codes: dict[str, float]) -> list[fl
 
 
 def remember(card: Card, now: int, amount: float, place: tuple[float, float] | None) -> None:
-    """Adds a purchase, and forgets those that no window can reach any more."""
+    """Adds a purchase."""
     if not card.times or now >= card.times[-1]:
         card.times.append(now)
         card.amounts.append(amount)
@@ -130,12 +131,18 @@ def remember(card: Card, now: int, amount: float, place: tuple[float, float] | N
         at = bisect_right(card.times, now)
         insort(card.times, now)
         card.amounts.insert(at, amount)
-    # A day more than the longest window, for what comes late.
-    gone = bisect_right(card.times, card.times[-1] - SPANS[-1] - DAY_MS)
-    if gone:
-        del card.times[:gone], card.amounts[:gone]
     if place is not None and now >= card.placed_at:
         card.place, card.placed_at = place, now
+
+
+def forget(card: Card, now: int) -> None:
+    """Drops what is older than the longest window and the day that events may be late."""
+    floor = now - SPANS[-1] - DAY_MS
+    gone = bisect_right(card.times, floor)
+    if gone:
+        del card.times[:gone], card.amounts[:gone]
+    if card.placed_at <= floor:
+        card.place = None
 
 
 def located(lat: float | None, lon: float | None) -> tuple[float, float] | None:
