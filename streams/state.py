@@ -16,19 +16,24 @@ Reading is part of the worker's loop in small steps, so that a rebalance in the 
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from streams.errors import StopError, WorldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+log = logging.getLogger(__name__)
+
 _STEP_MESSAGES = 20_000
 _TIMEOUT_S = 30.0
+# How soon a partition that was added to a table's topic is noticed, and how long asking may hold up the worker's loop.
+_DISCOVERY_S, _DISCOVERY_TIMEOUT_S = 30.0, 0.5
 
 
 class Restoring(msgspec.Struct):
@@ -60,6 +65,8 @@ class ChangelogReader:
                 "fetch.wait.max.ms": 20,
                 "fetch.error.backoff.ms": 20,
                 "queued.max.messages.kbytes": 65_536,
+                # See `READING`: a full queue would put off the next fetch for a second.
+                "fetch.queue.backoff.ms": 5,
             }
         )
 
@@ -148,6 +155,8 @@ class TableFollower:
     def __init__(self, config: Mapping[str, Any], tables: Iterable[Any]) -> None:
         self._tables = {table.topic: table for table in tables}
         self._behind: set[tuple[str, int]] = set()
+        self._partitions: dict[str, set[int]] = {topic: set() for topic in self._tables}
+        self._discover_at = time.monotonic() + _DISCOVERY_S
         self._reader: Consumer | None = None
         if self._tables:
             self._reader = Consumer(
@@ -184,6 +193,8 @@ class TableFollower:
         """Applies what has come; returns how many records that were."""
         if self._reader is None:
             return 0
+        if time.monotonic() >= self._discover_at:
+            self._discover(self._reader)
         applied = 0
         messages: list[Any] = self._reader.consume(_STEP_MESSAGES, timeout_s)
         for message in messages:
@@ -202,13 +213,28 @@ class TableFollower:
             self._reader.close()
 
     def _start(self, reader: Consumer) -> None:
-        positions = []
+        """Reads every partition there is; a table is complete when all of them were read to their ends."""
         for topic in self._tables:
-            description = reader.list_topics(topic, timeout=_TIMEOUT_S).topics[topic]
-            if description.error is not None:
-                raise WorldError(f"topic {topic}: {description.error.str()}")
-            for partition in description.partitions:
-                low, _high = reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=_TIMEOUT_S)
-                positions.append(TopicPartition(topic, partition, low))
-                self._behind.add((topic, partition))
-        reader.assign(positions)
+            self._add(reader, self._described(reader, topic, _TIMEOUT_S), topic)
+        self._behind = {(topic, partition) for topic, found in self._partitions.items() for partition in found}
+
+    def _discover(self, reader: Consumer) -> None:
+        """Reads partitions that were added, from their beginning too; a broker that is away changes nothing."""
+        self._discover_at = time.monotonic() + _DISCOVERY_S
+        for topic in self._tables:
+            try:
+                self._add(reader, self._described(reader, topic, _DISCOVERY_TIMEOUT_S), topic)
+            except (KafkaException, WorldError) as error:
+                log.warning("whether partitions were added to %s is not known: %s", topic, error)
+
+    def _described(self, reader: Consumer, topic: str, timeout_s: float) -> set[int]:
+        description = reader.list_topics(topic, timeout=timeout_s).topics[topic]
+        if description.error is not None:
+            raise WorldError(f"topic {topic}: {description.error.str()}")
+        return set(description.partitions)
+
+    def _add(self, reader: Consumer, partitions: set[int], topic: str) -> None:
+        added = sorted(partitions - self._partitions[topic])
+        if added:
+            reader.incremental_assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in added])
+            self._partitions[topic].update(added)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewPartitions
 from harness import send
 
 from streams.local.topics import TopicSpec, ensure_topics
@@ -144,3 +145,28 @@ def test_a_table_is_complete_at_its_end_and_then_followed(kafka: str, changelog:
 
     assert table.entries[b"k1"] is None
     assert b"v" == table.entries[b"new"]
+
+
+def test_partitions_added_to_a_table_are_followed_too(
+    kafka: str, changelog: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies on a partition that was made after the start is read from its beginning, and the table stays whole."""
+    monkeypatch.setattr("streams.state._DISCOVERY_S", 0.2)
+    send(kafka, changelog, [(b"k%d" % n, b"v") for n in range(50)])
+    table = Recorder(changelog)
+    follower = TableFollower({"bootstrap.servers": kafka}, [table])
+    follower.catch_up(10)
+    admin = AdminClient({"bootstrap.servers": kafka})
+    admin.create_partitions([NewPartitions(changelog, 4)])[changelog].result(10)
+    producer = Producer({"bootstrap.servers": kafka})
+    producer.produce(changelog, b"v", b"late", partition=3)
+    assert 0 == producer.flush(10)
+    deadline = time.monotonic() + 20
+    while b"late" not in table.entries and time.monotonic() < deadline:
+        follower.follow(0.1)
+    complete = follower.complete
+    follower.close()
+
+    assert b"v" == table.entries[b"late"]
+    assert complete
+    assert 51 == len(table.entries)
