@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from processors import Arrays
 
-__all__ = ["beyond_rounding", "differences"]
+__all__ = ["beyond_rounding", "differences", "moved"]
 
 # Sums in another order differ in the last digits; more than this share of an output's largest value is no rounding.
 _ROUNDING = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-9}
@@ -25,9 +25,23 @@ def differences(expected: Arrays, actual: Arrays) -> dict[str, float]:
     return {name: _difference(array, actual[name]) for name, array in expected.items()}
 
 
+def moved(expected: Arrays, actual: Arrays) -> dict[str, float]:
+    """How far another precision or device moved each output: floats as `differences` says it, else rows that changed.
+
+    A label that flips between two nearly equal classes is no infinite difference here, but one value among many.
+    """
+    return {name: _moved(array, actual[name]) for name, array in expected.items()}
+
+
 def beyond_rounding(found: Mapping[str, float], outputs: Arrays) -> dict[str, float]:
     """Those differences that another order of summing does not explain."""
     return {name: apart for name, apart in found.items() if not apart <= _ROUNDING.get(outputs[name].dtype.name, 0.0)}
+
+
+def _moved(expected: np.ndarray, actual: np.ndarray) -> float:
+    if expected.dtype.kind == "f" or expected.shape != actual.shape:
+        return _difference(expected, actual)
+    return float(np.mean(expected != actual)) if expected.size else 0.0
 
 
 def _difference(expected: np.ndarray, actual: np.ndarray) -> float:

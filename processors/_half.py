@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from processors._compare import differences
+from processors._compare import moved
 from processors._contract import Contract, ModelError
 from processors._models import Manifest, sha256_of
 from processors._rewriting import RewriteError, parsed, written
@@ -152,13 +152,13 @@ def _compare(
     if lost := {row: why for row, why in failed.items() if row not in wrong}:
         row = min(lost)
         raise RewriteError(f"{source}: stays in float32: row {row} runs no more: {lost[row]}")
-    found = _moved(expected, actual)
+    found = moved(expected, actual)
     few = _first_rows(full.contract.inputs, inputs)
     try:
         rounded = _rounding_everywhere(target, full.contract, few)
     except Exception as error:  # an operator that the reference does not have, above all
         return len(next(iter(expected.values()))), found, reason(error)
-    strictly = _moved(_first_rows(full.contract.outputs, expected), rounded)
+    strictly = moved(_first_rows(full.contract.outputs, expected), rounded)
     found = {name: max(apart, strictly[name]) for name, apart in found.items()}
     return len(next(iter(expected.values()))), found, ""
 
@@ -178,14 +178,3 @@ def _first_rows(tensors: Sequence[Tensor], arrays: Arrays) -> Arrays:
         name: array if (axis := axes[name]) is None else cut(array, 0, _FEW_ROWS, axis)
         for name, array in arrays.items()
     }
-
-
-def _moved(expected: Arrays, actual: Arrays) -> dict[str, float]:
-    return {name: _share(array, actual[name]) for name, array in expected.items()}
-
-
-def _share(expected: np.ndarray, actual: np.ndarray) -> float:
-    """How far floats are apart, as `_compare` says it; of anything else, the share that changed."""
-    if expected.dtype.kind == "f":
-        return differences({"": expected}, {"": actual})[""]
-    return float(np.mean(expected != actual)) if expected.size else 0.0
