@@ -17,9 +17,11 @@ _TIMEOUT_S = 30.0
 _TRIES = 50
 
 
-def make_topics(bootstrap: str, *names: str) -> None:
-    """Makes topics of four partitions that are missing."""
-    ensure_topics({"bootstrap.servers": bootstrap}, {name: TopicSpec(PARTITIONS) for name in names})
+def make_topics(bootstrap: str, *names: str, keep_mb: int = 0) -> None:
+    """Makes topics of four partitions that are missing; each keeps so much of a partition, or all of it."""
+    segment = keep_mb * 1_000_000 // 4
+    config = {"retention.bytes": str(4 * segment), "segment.bytes": str(segment)} if keep_mb else {}
+    ensure_topics({"bootstrap.servers": bootstrap}, {name: TopicSpec(PARTITIONS, config) for name in names})
 
 
 def producer(bootstrap: str, linger_ms: int = 5) -> Producer:

@@ -139,7 +139,8 @@ class Stage:
         scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-bench-"))
         self.folder = Path(scratch)
         try:
-            broker = self._start("broker", [*self._headrace(self.folder), "broker"])
+            properties = ("--property", "log.retention.check.interval.ms=10000")
+            broker = self._start("broker", [*self._headrace(self.folder), "broker", *properties])
             self.bootstrap = endpoints.wait_for(self.folder, "kafka", 120, broker.require_alive)
         except BaseException:
             self._stack.close()
