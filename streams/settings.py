@@ -100,6 +100,8 @@ class ClickHouseSettings(Section, frozen=True, forbid_unknown_fields=True):
 
     url: str = ""
     database: str = "headrace"
+    ca_file: str = ""
+    """Authority that signed the server's certificate; empty trusts those that the system trusts."""
 
     def __post_init__(self) -> None:
         if self.url and not _is_http(self.url):
@@ -186,6 +188,10 @@ class StoreSettings(Section, frozen=True, forbid_unknown_fields=True):
     """Password of the HTTP endpoint; empty lets anybody on this machine read."""
     admin_token: Secret = ""
     """Password that may also write through the endpoint; empty lets nobody."""
+    tls_certificate: str = ""
+    """File (PEM, with the chain) that the endpoint shows: it then speaks https only."""
+    tls_key_file: str = ""
+    """File of its private key."""
     flush_rows: Positive = 20_000
     flush_interval_ms: PositiveFloat = 500.0
     ttl_days: Positive = 365

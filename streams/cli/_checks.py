@@ -202,7 +202,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
     if not url:
         yield Finding("store", "warn", "none runs", "run `headrace up` or `headrace store`, or set HEADRACE_CLICKHOUSE")
         return
-    status, answer = _get(url, "/ping")
+    status, answer = _get(url, "/ping", ca_file=settings.clickhouse.ca_file)
     fine = status == 200
     advice = "" if fine else "is the store running, and HEADRACE_CLICKHOUSE right?"
     yield Finding("store", "ok" if fine else "fail", f"{redact_url(url)}: {answer}", advice)
@@ -220,12 +220,14 @@ def _registry(settings: Settings) -> Iterator[Finding]:
     yield Finding("registry", "ok" if fine else "fail", answer, "" if fine else "check registry.url and basic_auth")
 
 
-def _get(url: str, path: str, basic_auth: str = "") -> tuple[int, str]:
+def _get(url: str, path: str, basic_auth: str = "", ca_file: str = "") -> tuple[int, str]:
     """The status of a GET (0 where nobody answers) and what to say of it."""
     import base64
     from urllib.error import HTTPError, URLError
     from urllib.parse import urlsplit, urlunsplit
     from urllib.request import Request, urlopen
+
+    from streams.store._trust import trusting
 
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"}:
@@ -236,7 +238,8 @@ def _get(url: str, path: str, basic_auth: str = "") -> tuple[int, str]:
     if basic_auth:
         request.add_header("Authorization", "Basic " + base64.b64encode(basic_auth.encode()).decode())
     try:
-        with urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310 - the scheme was checked
+        context = trusting(ca_file) if parts.scheme == "https" else None
+        with urlopen(request, timeout=_TIMEOUT_S, context=context) as response:  # noqa: S310 - the scheme was checked
             return response.status, "answers"
     except HTTPError as error:
         return error.code, f"answers {error.code} {error.reason}"

@@ -87,7 +87,15 @@ def query(
     wanted = form or (PRETTY if sys.stdout.isatty() else "TabSeparatedWithNames")
     values = dict(_parameter(one) for one in params or [])
     table = wanted.lower() == PRETTY.lower()
-    answer = ask_over_http(url, token, settings.clickhouse.database, text, "JSONCompact" if table else wanted, values)
+    answer = ask_over_http(
+        url,
+        token,
+        settings.clickhouse.database,
+        text,
+        "JSONCompact" if table else wanted,
+        values,
+        settings.clickhouse.ca_file,
+    )
     if table and answer.format == "JSONCompact":
         _print_table(answer.body)
     else:

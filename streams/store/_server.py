@@ -37,7 +37,7 @@ class ServerStore:
 
     exclusive = False
 
-    def __init__(self, url: str, database: str) -> None:
+    def __init__(self, url: str, database: str, ca_file: str = "") -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise StoreRefusedError(
@@ -48,6 +48,7 @@ class ServerStore:
         self._url = parts._replace(path="").geturl()
         port = f":{parts.port}" if parts.port else ""
         self._where = f"{parts.scheme}://{parts.hostname}{port}"
+        self._ca_file = ca_file
         self._client: Any = None
         self._types: dict[str, dict[str, str]] = {}
 
@@ -94,6 +95,8 @@ class ServerStore:
                 dsn=self._url,
                 # The database may have to be made first; every name we use is qualified.
                 database="default",
+                # None is certifi's list.
+                ca_cert=self._ca_file or None,
                 autogenerate_session_id=False,
                 connect_timeout=_CONNECT_TIMEOUT_S,
                 send_receive_timeout=_ANSWER_TIMEOUT_S,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlencode, urlsplit
 
 from streams.store._arrow import escaped
-from streams.store.client import StoreRefusedError, StoreUnavailableError, translate
+from streams.store._trust import trusting
+from streams.store.client import StoreRefusedError, translate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,13 @@ class HttpAnswer(NamedTuple):
 
 
 def ask_over_http(
-    url: str, token: str, database: str, sql: str, form: str, params: Mapping[str, str] | None = None
+    url: str,
+    token: str,
+    database: str,
+    sql: str,
+    form: str,
+    params: Mapping[str, str] | None = None,
+    ca_file: str = "",
 ) -> HttpAnswer:
     """Asks one statement.
 
@@ -38,6 +45,7 @@ def ask_over_http(
         sql: The statement.
         form: The format of the answer where the statement names none.
         params: For `{name:Type}`.
+        ca_file: The authority to trust; the system's where empty.
 
     Raises:
         StoreUnavailableError: Nobody answers.
@@ -53,8 +61,9 @@ def ask_over_http(
     if parts.username or password:
         pair = f"{unquote(parts.username or '') or 'default'}:{password}"
         request.add_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
+    context = trusting(ca_file) if parts.scheme == "https" else None
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=context) as answer:  # noqa: S310
             return HttpAnswer(answer.read(), answer.headers.get("X-ClickHouse-Format") or "")
     except urllib.error.HTTPError as error:
         text = error.read(20_000).decode(errors="replace").strip()
@@ -62,4 +71,4 @@ def ask_over_http(
             raise translate(RuntimeError(text), base) from error
         raise StoreRefusedError(f"{base} answers {error.code} and is no ClickHouse: {text[:200]}") from error
     except OSError as error:
-        raise StoreUnavailableError(f"ClickHouse at {base} does not answer: {error}") from error
+        raise translate(error, base) from error

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from streams.errors import HeadraceError, WorldError
+from streams.store._trust import advice, trusting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,7 +106,8 @@ def open_store(settings: ClickHouseSettings, data: Path) -> Store:
     if settings.url:
         from streams.store._server import ServerStore
 
-        return ServerStore(settings.url, settings.database)
+        trusting(settings.ca_file)
+        return ServerStore(settings.url, settings.database, settings.ca_file)
     from streams.store._embedded import EmbeddedStore
 
     return EmbeddedStore(data, settings.database)
@@ -115,6 +117,8 @@ def translate(error: Exception, where: str) -> StoreError:
     """ClickHouse's own error as ours: its code says whether the same may work later."""
     text = str(error)
     found = _CODE.search(text)
+    if found is None and (what_to_do := advice(text)):
+        return StoreRefusedError(f"TLS with ClickHouse at {where} fails: {_short(text)}{what_to_do}")
     if found is None:
         return StoreUnavailableError(f"ClickHouse at {where} does not answer: {_short(text)}")
     code = int(found.group(1))

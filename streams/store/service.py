@@ -19,6 +19,7 @@ from streams.observe.health import progressing
 from streams.observe.metrics import SinkMetrics, process_registry
 from streams.store._embedded import EmbeddedStore
 from streams.store._reader import Reader
+from streams.store._trust import serving
 from streams.store.client import StoreRefusedError, open_store
 from streams.store.destination import Destination
 from streams.store.endpoint import endpoint
@@ -84,7 +85,8 @@ class StoreService:
     def url(self) -> str:
         """Where the endpoint listens."""
         host, port = self._socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if self._settings.store.tls_certificate else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     @property
     def clickhouse_url(self) -> str:
@@ -167,6 +169,8 @@ class StoreService:
 
     def _listen(self) -> tuple[uvicorn.Server, socket.socket]:
         own = self._settings.store
+        if own.tls_certificate or own.tls_key_file:
+            serving(own.tls_certificate, own.tls_key_file)
         version, timezone = "", "UTC"
         if self._embedded:
             [[version, timezone]] = self._embedded.rows("SELECT version(), timezone()")
@@ -183,7 +187,15 @@ class StoreService:
                 f"The store cannot listen on {own.host}:{own.port}: {error.strerror}. With store.port = 0 it takes a"
                 " free one."
             ) from error
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+            ssl_certfile=own.tls_certificate or None,
+            ssl_keyfile=own.tls_key_file or None,
+        )
         return _Server(config), listening
 
     def _serve(self) -> None:

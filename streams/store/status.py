@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
+from streams.store._trust import trusting
 from streams.store.client import StoreRefusedError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -18,13 +19,16 @@ __all__ = ["caught_up", "fetch_status"]
 _TIMEOUT_S = 5.0
 
 
-def fetch_status(url: str, token: str = "", timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
+def fetch_status(
+    url: str, token: str = "", timeout_s: float = _TIMEOUT_S, ca_file: str = ""
+) -> dict[str, Any]:
     """The store's `/status`: `partitions` (topic, partition, table, next_offset, end_offset, lag, rows), `ready`, ….
 
     Args:
         url: The endpoint, as `clickhouse` (or `store` where a server has the data) in `endpoints.json`.
         token: The password, where `store.token` is set.
         timeout_s: How long to wait for an answer.
+        ca_file: The authority to trust where it speaks TLS; the system's where empty.
 
     Raises:
         StoreUnavailableError: Nobody answers there.
@@ -33,8 +37,9 @@ def fetch_status(url: str, token: str = "", timeout_s: float = _TIMEOUT_S) -> di
     request = urllib.request.Request(f"{url.rstrip('/')}/status")  # noqa: S310  # the URL is the caller's own
     if token:
         request.add_header("Authorization", "Basic " + base64.b64encode(f"default:{token}".encode()).decode())
+    context = trusting(ca_file) if url.startswith("https:") else None
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=timeout_s, context=context) as answer:  # noqa: S310
             found: dict[str, Any] = json.loads(answer.read())
     except urllib.error.HTTPError as error:
         raise StoreRefusedError(
