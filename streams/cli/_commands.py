@@ -45,6 +45,7 @@ COMMANDS: dict[str, Place] = {
     "acls": Place("acls", "app", "Print the least that each process must be allowed in Kafka."),
     "bench": Place("bench", "app", "Measure on this machine, against what one would use instead."),
     "config": Place("config", "app", "Print the effective settings and where each came from."),
+    "top": Place("top", "app", "Show how a running deployment is doing."),
     "doctor": Place("doctor", "app", "Check this machine, the install and the services."),
 }
 

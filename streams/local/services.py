@@ -73,6 +73,8 @@ class Services:
         return self
 
     def __exit__(self, *error: object) -> None:
+        # The broker last: the others finish what they have begun, and that takes a broker.
+        self.supervisor.stop(*(state.name for state in self.supervisor.states() if state.name != "broker"))
         self.supervisor.stop()
 
     def fetch(self, say: Callable[[str], None]) -> None:

@@ -124,6 +124,7 @@ class _Routes:
         return JSONResponse(self._status())
 
     async def metrics(self, request: Request) -> Response:
+        self._status()  # which shows the lag as it is now
         encode, kind = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(self._registry), media_type=kind)
 
