@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,11 @@ def _run_all(options: Options, *, as_json: bool) -> int:
     for name in BENCHES:
         try:
             found = bench(name, options)
-        except BenchError as error:
+        except Exception as error:
             failures += 1
             say(f"{name} failed: {error}")
+            if not isinstance(error, BenchError):
+                traceback.print_exc()
             continue
         results[name] = found["result"]
         if not as_json:

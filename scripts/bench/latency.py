@@ -13,7 +13,7 @@ import numpy as np
 
 from scripts.bench import cards, kafka
 from scripts.bench.openloop import Phase, due_times, phases_of
-from scripts.bench.report import Table, number
+from scripts.bench.report import Table, goal, number
 from scripts.bench.rounds import say
 from scripts.bench.services import BenchError, Headrace, Process, Stage
 from scripts.bench.steady import work_off
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 TITLE = "Latency: from intended send time to a read_committed consumer"
 SHARES = (0.1, 0.5, 0.8)
 DELIVERIES = ("exactly-once", "at-least-once")
+_GOAL_LOAD = 0.5
 _PAUSE_S = 1.5
 _PATIENCE_S = 10.0
 _CARDS, _DAYS = 10_000, 30.0
@@ -175,4 +176,11 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
         f"Capacity {number(report['capacity'])} events/s. The first {report['warm_s']:.0f} s of each load are left out,"
         f" the next {report['measured_s']:.0f} s are measured."
     )
-    return [Table(TITLE, columns, rows, [note])]
+    over = [
+        one["p99_ms"] - one["commit_ms"]
+        for one in report["result"]
+        if one["load"] == _GOAL_LOAD and one["delivery"] == DELIVERIES[0] and one["p99_ms"] is not None
+    ]
+    worst = round(max(over), 1) if over else None
+    aim = goal("ms of p99 over the commit interval at half load, exactly once, the worst interval", worst, at_most=25)
+    return [Table(TITLE, columns, rows, [note, aim])]

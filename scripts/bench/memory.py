@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scripts.bench import cards, kafka
-from scripts.bench.report import Table, number
+from scripts.bench.report import Table, goal, number
 from scripts.bench.rounds import say, thinned
 from scripts.bench.services import Stage
 
@@ -23,6 +23,7 @@ TITLE = "Memory of a worker"
 _EVENTS_PER_CARD_AND_DAY = 2.2
 _POLL_S = 0.25
 _LAST_THIRD = 0.7
+_GOAL_CARDS = 100_000
 
 
 class _Case(NamedTuple):
@@ -115,4 +116,6 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
         f"With an empty state: {number(empty)} MB. Over the last third of the first run memory grew by"
         f" {report['result']['growth'] - 1:+.1%}."
     )
-    return [Table(TITLE, ["cards", "events", "RSS MB", "peak MB"], rows, [note])]
+    largest = max((one["rss_mb"] for one in report["result"]["points"] if one["cards"] == _GOAL_CARDS), default=None)
+    aim = goal(f"MB with {_GOAL_CARDS:,} cards", largest, at_most=400)
+    return [Table(TITLE, ["cards", "events", "RSS MB", "peak MB"], rows, [note, aim])]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from scripts.bench import cards, kafka
-from scripts.bench.report import Table, number, share, spread_text
+from scripts.bench.report import Table, goal, number, share, spread_text
 from scripts.bench.rounds import alternating, ratios, say, spread
 from scripts.bench.services import BenchError, Stage
 from scripts.bench.steady import Speed, speed, watch
@@ -226,6 +226,13 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
             ]
         )
     notes = [f"{LABELS.get(name, name)} did not run: {why.splitlines()[0]}" for name, why in report["not_run"].items()]
+    found = report["result"]["ratios"]
+    others = [ratio for name in ("quix", "faust", "one_event") if (ratio := found[name]) is not None]
+    notes += [
+        goal("of the raw relay", found["raw_relay"], at_least=0.4),
+        goal("times the best of Quix Streams, Faust and one event at a time", min(others, default=None), at_least=4),
+        goal("of the loop batched by hand", found["hand_batched"], at_least=0.8),
+    ]
     return [
         Table(
             TITLE,

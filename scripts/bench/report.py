@@ -45,6 +45,15 @@ def spread_text(spread: Mapping[str, Any] | None, digits: int) -> str:
     return f"{text} ({number(spread['low'], digits)} to {number(spread['high'], digits)})"
 
 
+def goal(what: str, value: float | None, *, at_least: float | None = None, at_most: float | None = None) -> str:
+    """A goal, and whether it is reached, in one sentence."""
+    bound = f"at least {at_least:,.10g}" if at_least is not None else f"at most {at_most:,.10g}"
+    if value is None:
+        return f"Goal: {bound} {what}: not measured."
+    reached = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
+    return f"Goal: {bound} {what}: {value:,.10g}, {'reached' if reached else 'missed'}."
+
+
 def print_tables(tables: Sequence[Table], console: Console) -> None:
     """Shows tables in a terminal."""
     from rich import box

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from scripts.bench import cards, kafka
-from scripts.bench.report import Table, number, spread_text
+from scripts.bench.report import Table, goal, number, spread_text
 from scripts.bench.rounds import say, spread
 from scripts.bench.services import BenchError, Headrace, Stage
 from scripts.bench.steady import work_off
@@ -80,4 +80,5 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
         ["seconds per million entries", spread_text(report["s_per_million"], 2)],
         ["entries/s", number(report["result"]["entries_per_s"])],
     ]
-    return [Table(TITLE, ["", "median (range)"], rows)]
+    aim = goal("entries a second", report["result"]["entries_per_s"], at_least=300_000)
+    return [Table(TITLE, ["", "median (range)"], rows, [aim])]

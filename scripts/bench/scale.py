@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scripts.bench import cards, kafka
 from scripts.bench.machine import ROOT
 from scripts.bench.models import mlp
-from scripts.bench.report import Table, spread_text
+from scripts.bench.report import Table, goal, spread_text
 from scripts.bench.rounds import alternating, ratios, say, spread
 from scripts.bench.services import BenchError, Stage
 
@@ -150,4 +150,5 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
         for domain, one in report["domains"].items()
     ]
     columns = ["domain", "one worker/s", "two workers/s", "two / one", "CPU µs/event, one", "CPU µs/event, two"]
-    return [Table(TITLE, columns, rows)]
+    aim = goal("times one worker on the perceptron", report["result"]["perceptron"]["ratio"], at_least=1.5)
+    return [Table(TITLE, columns, rows, [aim])]

@@ -15,7 +15,7 @@ import orjson
 
 from scripts.bench import cards, kafka
 from scripts.bench.machine import ROOT
-from scripts.bench.report import Table, number, spread_text
+from scripts.bench.report import Table, goal, number, spread_text
 from scripts.bench.rounds import ratios, say, spread
 from scripts.bench.services import BenchError, Headrace, Stage
 from scripts.bench.steady import speed, watch, work_off
@@ -97,4 +97,5 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
         ["store / raw", spread_text(report["ratio"], 2)],
     ]
     note = f"The store takes {number((report['cpu_us'] or {}).get('median'), 1)} µs of CPU a row."
-    return [Table(TITLE, ["", "rows/s (range)"], rows, [note])]
+    aim = goal("of raw Arrow", report["result"]["ratio"], at_least=0.7)
+    return [Table(TITLE, ["", "rows/s (range)"], rows, [note, aim])]
