@@ -171,7 +171,7 @@ def sha256(text: str | None) -> str:
 
 @pytest.mark.parametrize("name", OWN)
 def test_nothing_can_be_written_but_two_folders(name: str) -> None:
-    """The root file system is read-only; the data folder belongs to the image's user, and is no larger than it has to be.
+    """The root file system is read-only; the data folder belongs to the image's user, and is small.
 
     What workers pull or build is a volume where the image has a folder of that user, which a new volume takes over.
 

@@ -37,7 +37,7 @@ class TestValues:
         for name in way:
             inner = inner[name]
         inner[last] = value
-        return values  # type: ignore[no-any-return]
+        return values
 
     def test_the_schema_knows_every_value(self) -> None:
         """And no other: what can be set is in values.yaml, with a word on what it is for."""
