@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import groupby
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,9 +30,12 @@ from streams.errors import StopError, WorldError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+_partition_of, _key_of, _value_of = methodcaller("partition"), methodcaller("key"), methodcaller("value")
+
 log = logging.getLogger(__name__)
 
-_STEP_MESSAGES = 20_000
+# Steps that stay in the processor's cache.
+_STEP_MESSAGES = 4_000
 _TIMEOUT_S = 30.0
 # How soon a partition that was added to a table's topic is noticed, and how long asking may hold up the worker's loop.
 _DISCOVERY_S, _DISCOVERY_TIMEOUT_S = 30.0, 0.5
@@ -109,16 +114,23 @@ class ChangelogReader:
         self._ends.close()
 
     def _read(self, timeout_s: float) -> None:
-        messages: list[Any] = self._reader.consume(_STEP_MESSAGES, timeout_s)
-        for message in messages:
-            restoring = self._restoring.get(message.partition())
-            error = message.error()
+        """Runs of messages of one partition at a time: a call of Python's per message would cost as much as reading."""
+        for partition, group in groupby(self._reader.consume(_STEP_MESSAGES, timeout_s), _partition_of):
+            restoring = self._restoring.get(partition)
             if restoring is None:
                 continue
-            if error is None:
-                _apply(restoring.entries, message.key(), message.value())
-                restoring.position = message.offset() + 1
-            elif error.code() == KafkaError._PARTITION_EOF:
+            run: list[Any] = list(group)
+            messages = [message for message in run if message.error() is None]
+            if messages:
+                _apply(restoring.entries, map(_key_of, messages), map(_value_of, messages))
+                restoring.position = messages[-1].offset() + 1
+            if len(messages) < len(run):
+                self._note(restoring, [message for message in run if message.error() is not None])
+
+    def _note(self, restoring: Restoring, told: Iterable[Any]) -> None:
+        for message in told:
+            error = message.error()
+            if error.code() == KafkaError._PARTITION_EOF:
                 restoring.position = max(restoring.position, message.offset())
             elif not error.retriable():
                 raise WorldError(f"{self.topic}[{message.partition()}]: {error.str()} ({error.name()})")
@@ -140,13 +152,13 @@ class ChangelogReader:
         return low, high
 
 
-def _apply(entries: dict[bytes, bytes], key: bytes | None, value: bytes | None) -> None:
-    if key is None:
-        return
-    if value is None:
-        entries.pop(key, None)
-    else:
-        entries[key] = value
+def _apply(entries: dict[bytes, bytes], keys: Iterable[bytes | None], values: Iterable[bytes | None]) -> None:
+    """The last value of a key is its entry; a tombstone removes it, and what has no key is none of ours."""
+    changes: dict[Any, Any] = dict(zip(keys, values, strict=True))
+    changes.pop(None, None)
+    entries.update(changes)
+    for key in [key for key, value in changes.items() if value is None]:
+        del entries[key]
 
 
 class TableFollower:
