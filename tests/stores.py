@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,17 @@ from streams.store.status import fetch_status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from streams.chaos.disk import SmallDisk
+
 SCRIPT = Path(__file__).with_name("store_process.py")
+# The same on a small disk: a process joins its namespaces before anything starts a thread.
+INSIDE = f"""
+import runpy, sys
+sys.path[:0] = [{str(SCRIPT.parents[1])!r}, {str(SCRIPT.parent)!r}]
+from streams.chaos.disk import join
+join(int(sys.argv.pop()))
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
 START_S = 60.0
 TOKEN = "write-for-tests"
 
@@ -32,14 +44,17 @@ TOKEN = "write-for-tests"
 class StoreProcess:
     """One run of `store_process.py`; everything it prints besides its URL is in `log`."""
 
-    def __init__(self, data: Path, kafka: str, topic: str = "none", **options: Any) -> None:
+    def __init__(
+        self, data: Path, kafka: str, topic: str = "none", disk: SmallDisk | None = None, **options: Any
+    ) -> None:
         data.mkdir(parents=True, exist_ok=True)
         self.log = data / "store.log"
         arguments = {"data": str(data), "kafka": kafka, "topic": topic, **options}
+        command = [sys.executable, str(SCRIPT), json.dumps(arguments)]
+        if disk is not None:
+            command = [sys.executable, "-c", INSIDE, json.dumps(arguments), disk.options[1]]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, str(SCRIPT), json.dumps(arguments)], stdout=subprocess.PIPE, stderr=log
-            )
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         self.token = options.get("store", {}).get("admin_token", "")
         self.url = self._await_url()
 
@@ -60,6 +75,14 @@ class StoreProcess:
     def status(self) -> dict[str, Any]:
         """What it says of itself."""
         return fetch_status(self.url, self.token, timeout_s=30)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """The status and text of a page of its endpoint."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
 
     def signal(self, number: int) -> None:
         """Sends it a signal: SIGSTOP, SIGCONT."""

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -17,6 +17,7 @@ from store_process import readings
 from stores import TOKEN, Input, StoreProcess, value, wait_until
 
 from schemas.envelope import Record
+from streams.chaos.disk import SmallDisk
 from streams.store._progress import Progress, Resume
 from streams.store._server import ServerStore
 from streams.store.client import StoreError, StoreRefusedError
@@ -407,3 +408,58 @@ def test_a_dropped_table_is_made_anew_from_what_kafka_holds(tmp_path: Path, kafk
         store.kill()
     with StoreProcess(tmp_path, kafka, source.topic) as store:
         wait_until(lambda: counts(store)[0] == 90, what="the rows once more")
+
+
+def test_a_dropped_table_is_filled_from_before_its_rejects(tmp_path: Path, kafka: str, source: Input) -> None:
+    """Rejects that are older than the table say nothing of where it goes on, however often the store is killed."""
+    source.commit_raw([*map(value, range(60)), b"{", *map(value, range(60, 90)), b"{"], partition=0)
+    ends = {(source.topic, 0): 93}
+    with StoreProcess(tmp_path, kafka, source.topic, store=ADMIN) as store:
+        wait_until(lambda: caught_up(store.url, ends))
+        assert [90, 90, 90] == counts(store)
+        store.ask("DROP TABLE readings SYNC")
+        store.kill()
+    for _ in range(2):
+        with StoreProcess(tmp_path, kafka, source.topic) as store:
+            wait_until(lambda: caught_up(store.url, ends))
+            found = counts(store), store.ask("SELECT DISTINCT _offset FROM sink_rejects ORDER BY _offset")
+            store.kill()
+
+            assert ([90, 90, 90], [["60"], ["91"]]) == (found[0], [[str(row[0])] for row in found[1]])
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk for the store's data alone."""
+    try:
+        made = SmallDisk(tmp_path / "store")
+    except OSError as error:
+        pytest.skip(f"user namespaces are refused here: {error}")
+    yield made
+    made.close()
+
+
+def test_a_full_disk_is_waited_for(tmp_path: Path, kafka: str, source: Input, disk: SmallDisk) -> None:
+    """With no room left the sink keeps its place, says so everywhere, and goes on by itself when there is some."""
+    options: dict[str, Any] = {"disk": disk, "store": {"flush_interval_ms": 50}}
+    with StoreProcess(tmp_path, kafka, source.topic, **options) as store:
+        source.commit(range(300))
+        wait_until(lambda: counts(store)[0] == 300, what="the rows before")
+        disk.fill(store.process.pid)
+        source.commit(range(300, 600))
+        wait_until(lambda: "is full" in store.status()["away"], what="the news of the full disk")
+        while_full = counts(store), store.status()["ready"], store.get("/health/ready"), store.get("/metrics")
+        # A store that is killed meanwhile starts again, and waits too.
+        store.kill()
+    with StoreProcess(tmp_path, kafka, source.topic, **options) as store:
+        wait_until(lambda: "is full" in store.status()["away"], what="the news after a start")
+        disk.free(store.process.pid)
+        source.commit(range(600, 900))
+        wait_until(lambda: counts(store)[0] >= 900, what="the rows behind")
+
+        assert ([300, 300, 300], False, 503) == (while_full[0], while_full[1], while_full[2][0])
+        assert "headrace_sink_failures_total 0.0" not in while_full[3][1]
+        assert "headrace_sink_failures_total" in while_full[3][1]
+        assert [900, 900, 900] == counts(store)
+        assert store.status()["ready"]
+        assert "is full" in store.log.read_text()

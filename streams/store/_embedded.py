@@ -16,7 +16,7 @@ import chdb
 
 from streams.local.locks import DirectoryLock, LockedError
 from streams.store._arrow import arrow_stream, column_list, identifier, literal, parameters
-from streams.store.client import StoreRefusedError, translate
+from streams.store.client import PASSING, StoreRefusedError, StoreUnavailableError, translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +52,13 @@ _USERS = f"""<clickhouse>
 </clickhouse>
 """
 
+# How old an error may be that an insert just now may have ended with.
+_RECENT_S = 30
+
+# What must be free before an insert besides twice the batch: the engine's streams of inserts were seen to end well on a
+# full disk with nothing stored, and to commit broken parts where writing itself failed. Merges reserve theirs.
+_SPARE_BYTES = 64_000_000
+
 INSERT_SETTINGS = {
     # One block, one part: atomic. A batch is smaller than a block (see `sink`).
     "async_insert": "0",
@@ -76,8 +83,8 @@ class EmbeddedStore:
         self._lock = _own(folder)
         try:
             users, config = folder / "users.xml", folder / "config.xml"
-            users.write_text(_USERS)
-            config.write_text(_CONFIG.format(users=escape(str(users))))
+            _write(users, _USERS)
+            _write(config, _CONFIG.format(users=escape(str(users))))
             self._target = f"{folder / 'db'}?config-file={config}"
             self._session = self._connect()
             self._mutex = threading.Lock()
@@ -99,9 +106,25 @@ class EmbeddedStore:
     def insert(self, table: str, batch: pa.Table, token: str, guard: Guard | None = None) -> None:
         """Inserts a batch as one block; the guard holds by the directory's lock."""
         del guard
+        self._require_room(batch.nbytes)
         target = f"{identifier(self.database)}.{identifier(table)} ({column_list(batch)})"
         with self._mutex:
             insert_block(self._session, self._where, target, batch, token)
+
+    def why_not(self) -> StoreUnavailableError | None:
+        """The newest error of the engine that passes by itself, such as a full disk.
+
+        A streamed insert that fails when its part is to be written ends as if all were well (chDB 26.9).
+        """
+        found = self.rows(
+            "SELECT code, last_error_message FROM system.errors WHERE has({codes:Array(Int32)}, code)"
+            " AND last_error_time >= now() - {seconds:UInt32} ORDER BY last_error_time DESC LIMIT 1",
+            {"codes": sorted(PASSING), "seconds": _RECENT_S},
+        )
+        if not found:
+            return None
+        code, said = found[0]
+        return StoreUnavailableError(f"ClickHouse at {self._where} did not store what it took: {said}", int(code))
 
     @contextlib.contextmanager
     def session(self, database: str) -> Iterator[Any]:
@@ -122,6 +145,15 @@ class EmbeddedStore:
         """Closes the engine and lets the next owner in."""
         self._session.close()
         self._lock.release()
+
+    def _require_room(self, size: int) -> None:
+        free = min(int(found[0]) for found in self.rows("SELECT unreserved_space FROM system.disks"))
+        needed = 2 * size + _SPARE_BYTES
+        if free < needed:
+            raise StoreUnavailableError(
+                f"The disk of {self._where} is full: {free // 10**6:,} MB are free, {needed // 10**6:,} MB are needed."
+                " Make room, or shorten store.ttl_days"
+            )
 
     def _connect(self) -> Any:
         try:
@@ -155,6 +187,12 @@ def insert_block(session: Any, where: str, target: str, batch: pa.Table, token: 
 def quoted_settings(settings: Mapping[str, str]) -> str:
     """`name = 'value', …`, as SET and SETTINGS take it; names are ours or were checked."""
     return ", ".join(f"{name} = {literal(value)}" for name, value in settings.items())
+
+
+def _write(file: Path, text: str) -> None:
+    """Leaves a file that is right alone: on a full disk writing it again would empty it."""
+    if not file.is_file() or file.read_text() != text:
+        file.write_text(text)
 
 
 def _own(folder: Path) -> DirectoryLock:

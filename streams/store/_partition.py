@@ -29,6 +29,8 @@ class Partition(msgspec.Struct):
     waiting_bytes: int = 0
     storing: bool = False
     """Whether a batch of it is on its way into the tables."""
+    again: int = -1
+    """Last offset of a batch that is stored once more, whole, before anything else; -1 where there is none."""
     since: float = 0.0
     """When the oldest waiting record came."""
     end: int = 0
@@ -43,6 +45,7 @@ class Partition(msgspec.Struct):
         """Flows from an offset that the tables, or where they know nothing Kafka, gave."""
         self.claim, self.seen = claim, resume.seen
         self.read_next = offset
+        self.again = resume.again
         self.stored_next = offset if resume.offset is None else max(offset, max(resume.seen, default=0) + 1)
         self.drop()
         self.flowing = True
@@ -63,23 +66,32 @@ class Partition(msgspec.Struct):
         if fresh and not self.waiting:
             self.since = now
         self.waiting += fresh
-        self.waiting_bytes += sum(len(record.value) for record in fresh if record.value is not None)
+        self.waiting_bytes += _bytes(fresh)
 
     def due(self, now: float, rows: int, size: int, age_s: float) -> bool:
         """Whether what waits is to be stored now."""
         if not self.waiting:
             return False
+        if self.again >= 0:
+            return self.waiting[-1].offset >= self.again
         return len(self.waiting) >= rows or self.waiting_bytes >= size or now - self.since >= age_s
 
     @property
     def idle(self) -> bool:
         """Whether all that was read is stored."""
-        return not self.waiting and not self.storing
+        return not self.waiting and not self.storing and self.again < 0
+
+    def batch(self) -> list[Record]:
+        """What is to be stored now, once it is due."""
+        if self.again < 0:
+            return self.waiting
+        return [record for record in self.waiting if record.offset <= self.again]
 
     def send(self) -> None:
-        """What waited is on its way."""
-        self.storing = True
-        self.drop()
+        """The batch is on its way."""
+        rest = self.waiting[len(self.batch()) :]
+        self.storing, self.again = True, -1
+        self.waiting, self.waiting_bytes = rest, _bytes(rest)
 
     def rests(self, end: int, now: float, for_s: float) -> bool:
         """Whether everything before this end is stored, has been for so long, and the store was not told yet."""
@@ -96,3 +108,7 @@ class Partition(msgspec.Struct):
         self.storing = False
         self.rows += rows
         self.rejects += rejects
+
+
+def _bytes(records: list[Record]) -> int:
+    return sum(len(record.value) for record in records if record.value is not None)

@@ -74,6 +74,9 @@ class ServerStore:
             settings={**_INSERT_SETTINGS, "insert_deduplication_token": token},
         )
 
+    def why_not(self) -> None:
+        """A server says so itself when an insert fails."""
+
     def close(self) -> None:
         """Closes the connections."""
         if self._client is not None:

@@ -21,12 +21,23 @@ if TYPE_CHECKING:
 
     from streams.settings import ClickHouseSettings
 
-__all__ = ["Guard", "Store", "StoreError", "StoreRefusedError", "StoreUnavailableError", "open_store", "translate"]
+__all__ = [
+    "PASSING",
+    "Guard",
+    "Store",
+    "StoreError",
+    "StoreRefusedError",
+    "StoreUnavailableError",
+    "open_store",
+    "translate",
+]
 
 _CODE = re.compile(r"Code: (\d+)")
 
 # What ClickHouse says when it is busy, full, shutting down, or lost a peer; every other code is an answer for good.
-_PASSING = {
+PASSING = {
+    75,  # CANNOT_WRITE_TO_FILE_DESCRIPTOR
+    76,  # CANNOT_FSYNC
     159,  # TIMEOUT_EXCEEDED
     202,  # TOO_MANY_SIMULTANEOUS_QUERIES
     203,  # NO_FREE_CONNECTION
@@ -92,6 +103,9 @@ class Store(Protocol):
         nothing is inserted either, and no error says so: ask who owns the partition afterwards.
         """
 
+    def why_not(self) -> StoreUnavailableError | None:
+        """Why rows are not there although `insert` raised nothing; None where nothing passing is known."""
+
     def close(self) -> None:
         """Lets go of the engine or the connections."""
 
@@ -122,7 +136,7 @@ def translate(error: Exception, where: str) -> StoreError:
     if found is None:
         return StoreUnavailableError(f"ClickHouse at {where} does not answer: {_short(text)}")
     code = int(found.group(1))
-    kind = StoreUnavailableError if code in _PASSING else StoreRefusedError
+    kind = StoreUnavailableError if code in PASSING else StoreRefusedError
     return kind(f"ClickHouse at {where}: {_short(text[found.start() :])}", code)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from streams.errors import StopError, WorldError
 from streams.store._partition import Partition
-from streams.store._progress import Progress
+from streams.store._progress import Progress, Resume
 from streams.store._reader import LostOffsetsError, Place
 from streams.store._writer import Batch, Writer
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from schemas.envelope import Record
     from streams.observe.metrics import SinkMetrics
     from streams.settings import StoreSettings
-    from streams.store._progress import Resume
     from streams.store._reader import Reader
     from streams.store.client import Store
     from streams.store.destination import Destination
@@ -53,8 +52,9 @@ _MOST_BYTES_TOGETHER = 64_000_000
 _PAUSE = 0.8
 # After a pause, or a lost claim, Kafka gets this long to tell this member that its partitions went elsewhere.
 _HESITATE_S = 2.0
-# A partition that rests for so long has its end told to the store, once.
-_REST_S = 30.0
+# A partition that rests for so long has its end told to the store, once: a store that is killed sooner and then rests
+# for longer than Kafka keeps messages would take the markers behind the last row for lost messages.
+_REST_S = 2.0
 # How old the lag that is shown may be.
 _ENDS_S = 0.2
 _BACKOFF_S, _BACKOFF_MOST_S = 0.2, 15.0
@@ -218,12 +218,21 @@ class Sink:
             for partition in standing:
                 place, table = partition.place, partition.destination.table.name
                 claim, resume = self._progress.take(table, *place)
+                resume = self._reachable(place, resume)
                 partition.begin(claim, resume, self._within_bounds(place, table, resume))
         except (WorldError, OSError) as error:
             self._fail(error)
         else:
             self._succeed()
         self._read_flowing()
+
+    def _reachable(self, place: Place, resume: Resume) -> Resume:
+        """Without the batch that is to be stored once more, where Kafka deleted some of it: its rows are there."""
+        low, _high = self._reader.bounds(place)
+        if resume.again < 0 or resume.offset is None or resume.offset >= low:
+            return resume
+        log.warning("The last batch of %s left Kafka: where a kill kept it from a view, that view lacks it", place)
+        return Resume(resume.after)
 
     def _within_bounds(self, place: Place, table: str, resume: Resume) -> int:
         """The offset to read from, where Kafka still has it."""
@@ -259,13 +268,16 @@ class Sink:
         for partition in list(self._partitions.values()):
             if partition.flowing and partition.due(now, rows, _MOST_BYTES, age_s):
                 self._send(partition)
-        while sum(partition.waiting_bytes for partition in self._partitions.values()) > _MOST_BYTES_TOGETHER:
-            self._send(max(self._partitions.values(), key=lambda partition: partition.waiting_bytes))
+        # A batch that is stored once more must be whole first.
+        free = [partition for partition in self._partitions.values() if partition.again < 0]
+        while sum(partition.waiting_bytes for partition in free) > _MOST_BYTES_TOGETHER:
+            self._send(max(free, key=lambda partition: partition.waiting_bytes))
 
     def _send(self, partition: Partition) -> None:
         """Sends what waits of a partition on its way; the batch before has arrived then."""
         try:
-            pieces, rejects = partition.destination.pieces(partition.waiting)
+            records = partition.batch()
+            pieces, rejects = partition.destination.pieces(records)
         except OSError as error:
             self._fail(error)
             return
@@ -273,8 +285,8 @@ class Sink:
         if not partition.flowing:
             # The batch before told of a store that is away, or of another sink: what waited is forgotten already.
             return
-        first, last = partition.waiting[0].offset, partition.waiting[-1].offset
-        rows = len(partition.waiting) - rejects
+        first, last = records[0].offset, records[-1].offset
+        rows = len(records) - rejects
         partition.send()
         self._writer.begin(Batch(partition, pieces, partition.claim, first, last, rows, rejects))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from streams.store.client import Store
 
-__all__ = ["BATCHES", "OWNERS", "REJECTS", "SinkReject", "ensure_tables"]
+__all__ = ["BATCHES", "OWNERS", "REJECTS", "SinkReject", "ensure_tables", "made_sql"]
 
 
 class SinkReject(msgspec.Struct, frozen=True, gc=False):
@@ -65,7 +65,7 @@ _OWN_TABLES = {
         target String, statement String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3)
     )
     ENGINE = MergeTree ORDER BY applied_at
-    COMMENT 'What was done to make and migrate tables.'
+    COMMENT 'What was done to make and migrate tables; with a target, that the table was about to be made.'
     """,
 }
 
@@ -88,6 +88,8 @@ def ensure_tables(store: Store, tables: Iterable[Table], ttl_days: int) -> list[
             _apply(store, done, f"CREATE TABLE IF NOT EXISTS {_qualified(store, name)}{definition}")
     for table in (*tables, REJECTS):
         if table.name not in existing:
+            # Noted first: what was told of an older table of that name must not count, wherever this process ends.
+            _note(store, table.name, "made anew")
             _apply(store, done, table.create_sql(store.database, ttl_days))
             continue
         _require_coordinates(store, table, existing[table.name])
@@ -96,11 +98,21 @@ def ensure_tables(store: Store, tables: Iterable[Table], ttl_days: int) -> list[
         if not _has_ttl(store, table.name, ttl_days):
             _apply(store, done, _ttl_sql(store, table.name, ttl_days))
     for statement in done:
-        store.execute(
-            f"INSERT INTO {_qualified(store, CHANGES)} (target, statement) SELECT {{t:String}}, {{s:String}}",
-            {"t": store.database, "s": statement},
-        )
+        _note(store, "", statement)
     return done
+
+
+def made_sql(database: str) -> str:
+    """When the table `{target:String}` was made, for a query; long ago where that is not known."""
+    qualified = f"{identifier(database)}.{identifier(CHANGES)}"
+    return f"(SELECT max(applied_at) FROM {qualified} WHERE target = {{target:String}})"
+
+
+def _note(store: Store, target: str, statement: str) -> None:
+    store.execute(
+        f"INSERT INTO {_qualified(store, CHANGES)} (target, statement) SELECT {{t:String}}, {{s:String}}",
+        {"t": target, "s": statement},
+    )
 
 
 def _apply(store: Store, done: list[str], statement: str) -> None:
