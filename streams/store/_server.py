@@ -98,6 +98,8 @@ class ServerStore:
                 dsn=self._url,
                 # The database may have to be made first; every name we use is qualified.
                 database="default",
+                # The client looks at the port alone, and takes any but 443 and 8443 for one without TLS.
+                interface=urlsplit(self._url).scheme,
                 # None is certifi's list.
                 ca_cert=self._ca_file or None,
                 autogenerate_session_id=False,

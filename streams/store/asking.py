@@ -53,7 +53,8 @@ def ask_over_http(
     """
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-    base = f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}/"
+    # ClickHouse's own ports, as the sink takes them.
+    base = f"{parts.scheme}://{host}:{parts.port or (8443 if parts.scheme == 'https' else 8123)}/"
     asked = {"database": parts.path.strip("/") or database, "default_format": form}
     asked.update((f"param_{name}", escaped(value)) for name, value in (params or {}).items())
     request = urllib.request.Request(f"{base}?{urlencode(asked)}", data=sql.encode(), method="POST")  # noqa: S310

@@ -19,9 +19,7 @@ __all__ = ["caught_up", "fetch_status"]
 _TIMEOUT_S = 5.0
 
 
-def fetch_status(
-    url: str, token: str = "", timeout_s: float = _TIMEOUT_S, ca_file: str = ""
-) -> dict[str, Any]:
+def fetch_status(url: str, token: str = "", timeout_s: float = _TIMEOUT_S, ca_file: str = "") -> dict[str, Any]:
     """The store's `/status`: `partitions` (topic, partition, table, next_offset, end_offset, lag, rows), `ready`, ….
 
     Args:
