@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from msgspec import Meta
 
+from streams._settings_kinds import Count, Port, Positive, PositiveFloat, Secret, Section, is_http
 from streams._settings_load import SettingsError, assemble
+from streams._settings_observe import LogSettings, MetricsSettings, TracingSettings
 from streams._settings_redact import secrets_of, shown
 from streams._settings_schema import Key, Node, dotted, grow
 from streams._settings_sources import Problem, from_environment, from_file, from_overrides
@@ -42,13 +42,6 @@ __all__ = [
     "shown",
 ]
 
-Positive = Annotated[int, Meta(gt=0)]
-PositiveFloat = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=0)]
-Port = Annotated[int, Meta(ge=0, le=65_535)]
-Secret = Annotated[str, Meta(extra={"secret": True})]
-"""Shown as stars wherever settings are shown."""
-
 SHORT_NAMES: dict[str, Key] = {
     "HEADRACE_KAFKA": ("kafka", "bootstrap"),
     "HEADRACE_CLICKHOUSE": ("clickhouse", "url"),
@@ -71,19 +64,11 @@ _OWN_KAFKA_NAMES = {
 _SHORTEST_KEY_BYTES = 16
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of `headrace.toml`; its repr hides secrets."""
-
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={value!r}" for name, value in shown(self).items())
-        return f"{type(self).__name__}({fields})"
-
-
 class KafkaSettings(Section, frozen=True, forbid_unknown_fields=True):
     """Where Kafka is; an empty bootstrap means the embedded broker."""
 
     bootstrap: str = ""
-    security: dict[str, str] = {}
+    security: dict[str, str] = msgspec.field(default_factory=dict)
     """librdkafka's own names: `security.protocol`, `sasl.mechanism`, `sasl.username`, `ssl.ca.location`, …"""
     partitions: Positive = 4
     """Partitions of topics that headrace makes itself."""
@@ -104,17 +89,9 @@ class ClickHouseSettings(Section, frozen=True, forbid_unknown_fields=True):
     """Authority that signed the server's certificate; empty trusts those that the system trusts."""
 
     def __post_init__(self) -> None:
-        if self.url and not _is_http(self.url):
+        if self.url and not is_http(self.url):
             msg = "url must be http:// or https://, as in https://user:password@host:8443/database"
             raise ValueError(msg)
-
-
-def _is_http(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of the port, or of brackets; its text may be a password whose @ was forgotten
-        return False
 
 
 class WorkerSettings(Section, frozen=True, forbid_unknown_fields=True):
@@ -161,9 +138,9 @@ class ModelSettings(Section, frozen=True, forbid_unknown_fields=True):
     slice: Count = 0
     """Rows of one run; 0 measures the latency curve at start and picks."""
     cache_dir: str = ""
-    custom_ops: dict[str, str] = {}
-    """Libraries of custom operators by path, each with its sha256: native code that runs as the worker."""
     """Where pulled models and TensorRT's engines are kept; empty is the user's cache directory."""
+    custom_ops: dict[str, str] = msgspec.field(default_factory=dict)
+    """Libraries of custom operators by path, each with its sha256: native code that runs as the worker."""
     device_id: Count | Literal["auto"] = "auto"
     """The GPU, where there are several; `auto` gives the workers of a machine one after the other, by their slots."""
     gpu_memory_mb: Count = 0
@@ -264,38 +241,6 @@ class MonitorSettings(Section, frozen=True, forbid_unknown_fields=True):
     """After SIGTERM what was read is kept within it; past it the process ends as it stands."""
 
 
-class MetricsSettings(Section, frozen=True, forbid_unknown_fields=True):
-    """Prometheus metrics and health of a process."""
-
-    host: str = "127.0.0.1"
-    port: Port = 0
-
-
-class TracingSettings(Section, frozen=True, forbid_unknown_fields=True):
-    """OpenTelemetry traces of workers; the extra `tracing` brings what they need."""
-
-    endpoint: str = ""
-    """Of a collector that takes OTLP over HTTP, such as http://collector:4318; empty traces nothing."""
-    headers: Secret = ""
-    """Secret, `name=value,name=value`, sent along."""
-    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
-    """Share of micro-batches that are traced."""
-    max_links: Positive = 128
-    """Events that the span of a micro-batch links to, at most."""
-
-    def __post_init__(self) -> None:
-        if self.endpoint and not _is_http(self.endpoint):
-            raise ValueError("endpoint must be http:// or https://, as in http://collector:4318")
-
-
-class LogSettings(Section, frozen=True, forbid_unknown_fields=True):
-    """What processes say, on standard error."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "text"] = "auto"
-    """`auto`: readable lines on a terminal, JSON lines elsewhere."""
-
-
 class Settings(Section, frozen=True, forbid_unknown_fields=True):
     """Everything in `headrace.toml`."""
 
@@ -311,8 +256,8 @@ class Settings(Section, frozen=True, forbid_unknown_fields=True):
     metrics: MetricsSettings = MetricsSettings()
     tracing: TracingSettings = TracingSettings()
     log: LogSettings = LogSettings()
-    topics: dict[str, TopicSettings] = {}
-    domains: dict[str, dict[str, Any]] = {}
+    topics: dict[str, TopicSettings] = msgspec.field(default_factory=dict)
+    domains: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     """Per domain, validated by the domain's own settings type: `[domains.fraud]`."""
 
 

@@ -7,7 +7,8 @@ import string
 import tomllib
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 from hypothesis import example, given, settings
@@ -29,6 +30,8 @@ def _leaves() -> list[tuple[tuple[str, ...], Any]]:
 def _values(annotation: Any) -> st.SearchStrategy[Any]:
     """Values that a type takes, as TOML would hold them."""
     constraints = {}
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return st.one_of(*map(_values, get_args(annotation)))
     if get_origin(annotation) is Annotated:
         annotation, *metas = get_args(annotation)
         for meta in metas:
@@ -58,7 +61,8 @@ def chosen(draw: st.DrawFn) -> dict[tuple[str, ...], Any]:
     ]
     picked = draw(st.lists(st.sampled_from(unrelated), unique_by=lambda leaf: leaf[0], max_size=8))
     values = {key: draw(_values(kind)) for key, kind in picked}
-    return {key: f"http://h{value}" if key == ("clickhouse", "url") else value for key, value in values.items()}
+    urls = {("clickhouse", "url"), ("tracing", "endpoint")}
+    return {key: f"http://h{value}" if key in urls else value for key, value in values.items()}
 
 
 def _toml(values: dict[tuple[str, ...], Any]) -> str:
