@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CPU",
+    "CPUS_ONLY",
     "CUDA_PROVIDERS",
     "GPU_PROVIDERS",
     "Plan",
@@ -21,6 +23,8 @@ __all__ = [
     "device_for",
     "fallbacks",
     "gpu_visible",
+    "idle_gpu",
+    "left_on_cpu",
     "no_gpu",
     "plan",
     "threads_for",
@@ -41,6 +45,21 @@ GPU_PROVIDERS = frozenset(
 
 # Providers whose tensors live on a "cuda" device, so that inputs and outputs can be bound there.
 CUDA_PROVIDERS = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider"})
+
+
+CPUS_ONLY = "runs on CPUs only"
+
+# The domain of operators of classic machine learning, for which no GPU provider has kernels.
+_CLASSIC = "ai.onnx.ml."
+
+# In the names of the operators that a GPU is there for, fused ones included.
+_HEAVY = ("Attention", "Conv", "GRU", "Gemm", "LSTM", "MatMul", "RNN", "Einsum")
+
+# ONNX Runtime places these on the CPU on purpose: what they work on is a few numbers that say how large something is.
+_OF_SHAPES = frozenset(
+    {"Cast", "Concat", "ConstantOfShape", "Gather", "Range", "ReduceProd", "Reshape", "Shape", "Size", "Slice"}
+    | {"Add", "Div", "Equal", "Mul", "Squeeze", "Sub", "Unsqueeze", "Where"}
+)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -68,18 +87,47 @@ def fallbacks(wanted: Sequence[str], got: str, reasons: Mapping[str, str]) -> li
     return [f"wanted {name}, got {got}: {reasons.get(name, 'it runs no part of the model')}" for name in before]
 
 
-def no_gpu(name: str, active: Sequence[str], available: Sequence[str]) -> str:
+def no_gpu(name: str, active: Sequence[str], available: Sequence[str], reasons: Sequence[str]) -> str:
     """Why a model that must run on a GPU does not, and what to do."""
     if GPU_PROVIDERS & set(active):
         return (
-            f"{name}: a GPU is required, but {active[0]} has no kernel for any node of this model "
-            "(tree ensembles run on CPUs only); set model.require_gpu to false for it"
+            f"{name}: a GPU is required, but {active[0]} has no kernel for any node of this model; "
+            "set model.require_gpu to false for it"
         )
     return (
-        f"{name}: a GPU is required, and none runs it (the log has each provider's reason; available here: "
+        f"{name}: a GPU is required, and none runs it ({'; '.join(reasons)}; available here: "
         f"{', '.join(available)}); install with `uv sync --extra gpu --no-group cpu`, "
-        "check that `nvidia-smi` shows the GPU, or set model.require_gpu to false"
+        "check that `nvidia-smi` shows the GPU, or set model.require_gpu to false (tree ensembles run on CPUs only)"
     )
+
+
+def idle_gpu(operators: Mapping[str, Sequence[str]]) -> str:
+    """Why a GPU has nothing to do for a model although it got nodes of it; empty where it has, or was not asked.
+
+    A tree ensemble ends in a sum and a sigmoid. A GPU that gets these alone adds two copies to what a CPU does.
+
+    Args:
+        operators: By the provider that runs them, one per node.
+    """
+    on_gpu = [name for provider, names in operators.items() if provider in GPU_PROVIDERS for name in names]
+    classic = sorted({name for name in operators.get(CPU, ()) if name.startswith(_CLASSIC)})
+    if not operators.keys() & GPU_PROVIDERS or not classic or any(_is_heavy(name) for name in on_gpu):
+        return ""
+    short = ", ".join(name.removeprefix(_CLASSIC) for name in classic)
+    return f"its work is {short}, which {CPUS_ONLY}"
+
+
+def left_on_cpu(operators: Mapping[str, Sequence[str]]) -> str:
+    """Operators that a CPU runs beside a GPU, counted, apart from those that only deal with shapes; empty for none."""
+    if not operators.keys() & GPU_PROVIDERS:
+        return ""
+    left = Counter(name for name in operators.get(CPU, ()) if name not in _OF_SHAPES)
+    return ", ".join(f"{name} {number}" for name, number in sorted(left.items()))
+
+
+def _is_heavy(name: str) -> bool:
+    # What TensorRT takes over is one node with a name of its own.
+    return name.startswith("TRTKernel") or any(word in name for word in _HEAVY)
 
 
 def gpu_visible() -> bool:

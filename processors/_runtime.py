@@ -40,6 +40,7 @@ __all__ = [
     "available_providers",
     "declared",
     "load",
+    "operators",
     "placement",
 ]
 
@@ -68,6 +69,8 @@ class Loaded(NamedTuple):
 
     runtime: InferenceSession
     cuda_graphs: bool
+    fallbacks: tuple[str, ...]
+    """Why providers that were wanted more do not run it."""
 
 
 def load(
@@ -118,11 +121,15 @@ def load(
             if attempt.cuda_graphs:
                 log.warning("%s: is tried without CUDA graphs: %s", name, missing[attempt.first])
         else:
-            if attempt.first in runtime.get_providers():
+            if attempt.first not in runtime.get_providers():
+                missing[attempt.first] = _why_not(attempt.first)
+            elif idle := _hardware.idle_gpu(operators(runtime)):
+                missing[attempt.first] = idle
+            else:
                 break
-            missing[attempt.first] = _why_not(attempt.first)
-    _say_once(wanted, _hardware.fallbacks(wanted, attempt.first, missing), log)
-    return Loaded(runtime, attempt.cuda_graphs)
+    fallbacks = _hardware.fallbacks(wanted, attempt.first, missing)
+    _say_once(wanted, fallbacks, log)
+    return Loaded(runtime, attempt.cuda_graphs, tuple(fallbacks))
 
 
 def _why_not(provider: str) -> str:
@@ -196,12 +203,18 @@ def _say_once(wanted: Sequence[str], messages: list[str], log: logging.Logger) -
             log.log(level, "%s", message)
 
 
+def operators(runtime: InferenceSession) -> dict[str, list[str]]:
+    """The operators that each execution provider runs, one per node; those of other domains than ONNX's with it."""
+    found: dict[str, list[str]] = {}
+    for part in runtime.get_provider_graph_assignment_info():
+        names = [f"{node.domain}.{node.op_type}".lstrip(".") for node in part.get_nodes()]
+        found.setdefault(part.ep_name, []).extend(names)
+    return found
+
+
 def placement(runtime: InferenceSession) -> dict[str, int]:
     """How many nodes of the optimised graph each execution provider runs."""
-    nodes: dict[str, int] = {}
-    for part in runtime.get_provider_graph_assignment_info():
-        nodes[part.ep_name] = nodes.get(part.ep_name, 0) + len(part.get_nodes())
-    return nodes
+    return {provider: len(names) for provider, names in operators(runtime).items()}
 
 
 def declared(runtime: InferenceSession) -> tuple[list[Declared], list[Declared]]:

@@ -112,6 +112,8 @@ class Session:
             self._rows, measure_curve=not slice_size, warn=warn, forget=self._forget
         )
         """What runs cost by their number of rows, where that was measured."""
+        self.fallbacks: tuple[str, ...] = ()
+        """Why providers that were wanted more do not run it."""
         self.way = UNBOUND
         """How slices run on bound memory, if they do."""
         if bound and self._rows.known_good is not None:
@@ -163,7 +165,7 @@ class Session:
             expects = promised if expects is None else expects.completed_by(promised)
         threads = _hardware.threads_for(threads, workers, _hardware.available_cores())
         files = attached_files(content, model, name)
-        runtime, with_graphs = _runtime.load(
+        runtime, with_graphs, fallbacks = _runtime.load(
             content,
             name,
             files,
@@ -175,13 +177,16 @@ class Session:
             custom_ops=custom_ops or {},
             log=log,
         )
-        on_gpu = bool(_hardware.GPU_PROVIDERS & _runtime.placement(runtime).keys())
+        operators = _runtime.operators(runtime)
+        on_gpu = bool(_hardware.GPU_PROVIDERS & operators.keys())
         if require_gpu and not on_gpu:
-            raise SessionError(_hardware.no_gpu(name, runtime.get_providers(), available_providers()))
+            raise SessionError(_hardware.no_gpu(name, runtime.get_providers(), available_providers(), fallbacks))
+        if left := _hardware.left_on_cpu(operators):
+            log.warning("%s: has operators that run on the CPU beside the GPU, with copies to and fro: %s", name, left)
         if isinstance(model, Model):
             _require(model.manifest.contract, runtime, f"the file of {name}")
         on_cuda = on_gpu and runtime.get_providers()[0] in _hardware.CUDA_PROVIDERS
-        return cls(
+        session = cls(
             runtime,
             expects or _contract.derive(*_runtime.declared(runtime)),
             name=name,
@@ -191,6 +196,8 @@ class Session:
             way=Way(cuda_graphs=with_graphs, overlap=gpu.overlap),
             log=log,
         )
+        session.fallbacks = fallbacks
+        return session
 
     @property
     def slice(self) -> int:

@@ -12,7 +12,8 @@ import pytest
 from processors import _cuda, _runtime
 from processors._contract import Contract, Tensor
 from processors._cuda import GpuFacts
-from processors._hardware import device_for
+from processors._hardware import device_for, idle_gpu, left_on_cpu
+from processors._models import Registry
 from processors._provider_options import (
     CUDA,
     TENSORRT,
@@ -186,6 +187,45 @@ def test_one_process_builds_engines_and_the_others_wait(tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with (tmp_path / "lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# What runs where
+
+
+@pytest.mark.parametrize(
+    ("operators", "idle"),
+    [
+        ({CPU: ["ai.onnx.ml.TreeEnsembleRegressor"], CUDA: ["Mul", "Add", "Sigmoid"]}, True),
+        ({CPU: ["ai.onnx.ml.LabelEncoder", "Shape"], CUDA: ["Gather", "com.microsoft.FusedMatMul"]}, False),
+        ({CPU: ["Shape"], CUDA: ["Mul"]}, False),
+        ({CPU: ["ai.onnx.ml.Scaler"], TENSORRT: ["TRTKernel_graph_1"]}, False),
+        ({CPU: ["ai.onnx.ml.TreeEnsembleRegressor", "Mul"]}, False),
+    ],
+)
+def test_gpu_that_only_gets_the_sum_of_a_tree_ensemble_is_left_alone(
+    operators: dict[str, list[str]], idle: bool
+) -> None:
+    """Trees run on CPUs; a sigmoid behind them is no reason to copy to a GPU and back."""
+    assert idle == ("its work is TreeEnsembleRegressor, which runs on CPUs only" == idle_gpu(operators))
+    assert idle or "" == idle_gpu(operators)
+
+
+def test_model_of_the_repository_knows_its_operators() -> None:
+    """The operators come with their domain, so that trees are known as such."""
+    session = Session.open(Registry().resolve("fraud"), providers=(CPU,), threads=1, slice=1)
+    operators = _runtime.operators(session._runtime)
+
+    assert "ai.onnx.ml.TreeEnsembleRegressor" in operators[CPU]
+    assert idle_gpu({CPU: operators[CPU][:1], CUDA: operators[CPU][1:]})
+
+
+def test_operators_beside_the_gpu_are_told_but_not_those_of_shapes() -> None:
+    """What a person can do something about is named with its number."""
+    assert "NonMaxSuppression 1, TopK 2" == left_on_cpu(
+        {CPU: ["TopK", "Shape", "NonMaxSuppression", "TopK", "Unsqueeze"], CUDA: ["Conv"]}
+    )
+    assert "" == left_on_cpu({CPU: ["TopK", "Conv"]})
+    assert "" == left_on_cpu({CPU: ["Shape"], CUDA: ["Conv"]})
 
 
 # Devices

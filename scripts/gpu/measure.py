@@ -121,10 +121,7 @@ def _finding(
         "tolerance": contender.tolerance,
     }
     if not place.dry and not _hardware.GPU_PROVIDERS & nodes.keys():
-        if contender.provider in session.providers:
-            return Finding(status="cpu", why="the provider has no kernel for any of its nodes", **known)
-        status = "failed" if contender.provider == CUDA else "skipped"
-        return Finding(status=status, why="; ".join(opened.warnings) or "the provider did not start", **known)
+        return Finding(status=_without_gpu(contender, session), why="; ".join(session.fallbacks), **known)
     try:
         differences, wrong = _compared(session, cpu, contender.tolerance)
         speeds = tuple(_sweep(case, contender, place, plan, session, cpu_ms))
@@ -136,6 +133,13 @@ def _finding(
     if not session.way.bound and bindable(session.contract):
         wrong = wrong or "bound memory was not used: " + "; ".join(opened.warnings)
     return Finding(status="failed" if wrong else "ok", why=wrong, **known)
+
+
+def _without_gpu(contender: Contender, session: Session) -> str:
+    """What it means that no GPU runs a model: no kernel for it, nothing installed, or a failure."""
+    if any(_hardware.CPUS_ONLY in why for why in session.fallbacks) or contender.provider in session.providers:
+        return "cpu"
+    return "failed" if contender.provider == CUDA else "skipped"
 
 
 def _compared(session: Session, cpu: Session, tolerance: float) -> tuple[dict[str, float], str]:
