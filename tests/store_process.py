@@ -48,7 +48,7 @@ def main(arguments: dict[str, Any]) -> None:
     """Runs until SIGTERM."""
     settings = Settings(
         data=Path(arguments["data"]),
-        clickhouse=ClickHouseSettings(url=arguments.get("url", "")),
+        clickhouse=ClickHouseSettings(url=arguments.get("url", ""), ca_file=arguments.get("ca_file", "")),
         store=msgspec.convert(arguments.get("store", {}), StoreSettings),
     )
     kafka = {"bootstrap.servers": arguments["kafka"]}
