@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from streams.local.topics import TopicSpec, ensure_topics
 
@@ -122,15 +122,18 @@ def ends(bootstrap: str, topic: str) -> list[int]:
     return found
 
 
-def values(bootstrap: str, topic: str, starts: Sequence[int], limit: int, silence_s: float = 1.0) -> Iterator[bytes]:
-    """Committed values from these offsets on, at most so many; ends where nothing comes any more."""
+def values(bootstrap: str, topic: str, starts: Sequence[int], limit: int) -> Iterator[bytes]:
+    """Committed values from these offsets to the end, at most so many."""
     reader = _reader(bootstrap)
     reader.assign([TopicPartition(topic, partition, offset) for partition, offset in enumerate(starts)])
-    left, last = limit, time.monotonic()
-    while left > 0 and time.monotonic() - last < silence_s:
+    left, unfinished = limit, set(range(len(starts)))
+    while left > 0 and unfinished:
         for message in reader.consume(min(left, 10_000), 0.2):
-            if message.error() is None and (value := message.value()) is not None:
-                last, left = time.monotonic(), left - 1
+            error = message.error()
+            if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                unfinished.discard(message.partition() or 0)
+            elif error is None and (value := message.value()) is not None:
+                left -= 1
                 yield value
     reader.close()
 
@@ -142,6 +145,7 @@ def _reader(bootstrap: str) -> Consumer:
             "group.id": "bench-look",
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
+            "enable.partition.eof": True,
             "log_level": 2,
         }
     )

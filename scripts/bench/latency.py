@@ -28,7 +28,7 @@ TITLE = "Latency: from intended send time to a read_committed consumer"
 SHARES = (0.1, 0.5, 0.8)
 DELIVERIES = ("exactly-once", "at-least-once")
 _GOAL_LOAD = 0.5
-_PAUSE_S = 1.5
+_PAUSE_S = 1.0
 _PATIENCE_S = 10.0
 _CARDS, _DAYS = 10_000, 30.0
 
@@ -37,7 +37,7 @@ def run(options: Options) -> dict[str, Any]:
     """Measures; `result` is a list with an entry per load, commit interval and kind of delivery."""
     commits = options.size(full=3, quick=1)
     intervals = (10, 50, 100) if commits == 3 else (50,)
-    warm_s, measured_s = options.size(full=2.0, quick=1.0), options.size(full=8.0, quick=3.0)
+    warm_s, measured_s = options.size(full=2.0, quick=1.0), options.size(full=8.0, quick=2.0)
     points: list[dict[str, Any]] = []
     with Stage(options.settings) as stage:
         kafka.make_topics(stage.bootstrap, cards.TOPIC, cards.OUTPUT)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scripts.bench import cards, kafka
 from scripts.bench.report import Table, goal, number
 from scripts.bench.rounds import say, thinned
-from scripts.bench.services import Stage
+from scripts.bench.services import BenchError, Stage
+from scripts.bench.steady import SILENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,13 +80,19 @@ def _one(stage: Stage, case: _Case) -> list[dict[str, float]]:
         },
     )
     progress = kafka.Progress(stage.bootstrap, "memory", cards.TOPIC)
+    quiet_since = time.monotonic()
     while samples[-1]["events"] < case.events:
         worker.require_alive()
         if samples[-1]["events"] == 0:
             load.require_alive()
         done = progress.committed()
         if done > samples[-1]["events"]:
+            quiet_since = time.monotonic()
             samples.append({"events": done, "rss_mb": round(worker.rss_mb(), 1), "peak_mb": round(worker.peak_mb(), 1)})
+        elif time.monotonic() - quiet_since > SILENCE_S:
+            raise BenchError(
+                f"no progress for {SILENCE_S:.0f} s after {done:,} events:\n{load.tail()}\n{worker.tail()}"
+            )
         time.sleep(_POLL_S)
     progress.close()
     worker.stop()

@@ -19,6 +19,7 @@ from scripts.bench.models import mlp
 from scripts.bench.report import Table, goal, spread_text
 from scripts.bench.rounds import alternating, ratios, say, spread
 from scripts.bench.services import BenchError, Stage
+from scripts.bench.steady import SILENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -124,6 +125,8 @@ def _rate(stage: Stage, domain: str, topic: str, group: str, count: int) -> _Rat
                 worker.require_alive()
             time.sleep(_POLL_S)
             last = moment()
+            if last[1] == first[1] and last[0] - first[0] > SILENCE_S:
+                raise BenchError(f"no progress for {SILENCE_S:.0f} s:\n{workers[0].tail()}")
     finally:
         progress.close()
         for worker in workers:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scripts.bench.services import Process, Stage
 
 _POLL_S = 0.02
-_SILENCE_S = 60.0
+SILENCE_S = 60.0
 # Who commits once a second has a few commits to measure between, whatever the limit.
 _FEWEST = 4
 _WARM_SHARE = 0.1
@@ -99,8 +99,8 @@ def watch(
         if count and (not samples or count > samples[-1].done):
             samples.append(Sample(now, count, cpu_s()))
             quiet_since = now
-        elif now - quiet_since > _SILENCE_S:
-            raise BenchError(f"no progress for {_SILENCE_S:.0f} s after {samples[-1].done if samples else 0} events")
+        elif now - quiet_since > SILENCE_S:
+            raise BenchError(f"no progress for {SILENCE_S:.0f} s after {samples[-1].done if samples else 0} events")
         time.sleep(_POLL_S)
     return samples
 
