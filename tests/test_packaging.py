@@ -153,7 +153,7 @@ def test_each_onnx_runtime_is_behind_its_extra(metadata: Message) -> None:
         if re.split(r"[<>=!~ \[]", name, maxsplit=1)[0] in RUNTIMES
     }
 
-    assert {"cpu", "gpu"} == set(metadata.get_all("Provides-Extra") or [])
+    assert {"cpu", "gpu", "tracing"} == set(metadata.get_all("Provides-Extra") or [])
     assert {("onnxruntime", "extra == 'cpu'"), ("onnxruntime-gpu", "extra == 'gpu'")} == found
 
 
