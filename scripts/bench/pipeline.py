@@ -56,8 +56,8 @@ _scored = msgspec.json.Decoder(_Scored).decode
 
 def run(options: Options) -> dict[str, Any]:
     """Measures; `result` is what `--json` prints."""
-    events = options.size(full=1_000_000, quick=150_000)
-    limit_s = options.size(full=8, quick=2)
+    events = options.size(full=1_000_000, quick=120_000)
+    limit_s = options.size(full=8, quick=3)
     names = [OURS, *PEERS, SHORT]
     with Stage(options.settings) as stage:
         kafka.make_topics(stage.bootstrap, cards.TOPIC, cards.OUTPUT, *map(output_of, names[1:]))
@@ -207,6 +207,7 @@ def _summary(speeds: Mapping[str, Sequence[Speed | None]]) -> dict[str, Any]:
         "cpu_us": {name: spread([one for one in rounds if one], 2) for name, rounds in cpu.items()},
         "ratios": compared,
         "cpu_ratios": by_cpu,
+        "speeds": {name: [one and one.as_dict() for one in rounds] for name, rounds in speeds.items()},
     }
 
 
