@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from streams.chaos.schedule import Fault
     from streams.demo.traffic import Traffic
 
-__all__ = ["BEGIN", "End", "FaultFailedError", "NotYetError"]
+__all__ = ["BEGIN", "WRONG_MODEL", "End", "FaultFailedError", "NotYetError"]
 
 End = Callable[[], None]
 
 _DAY_S = 86_400.0
 _STEPS_S = (-30 * _DAY_S, -_DAY_S, -3600.0, -5.0, 5.0, 3600.0, _DAY_S, 400 * _DAY_S)
-_WRONG_MODEL = "is not the file of its manifest"
+WRONG_MODEL = "is not the file of its manifest"
+"""Of what a worker says that refuses its model."""
 
 
 class NotYetError(Exception):
@@ -123,9 +124,9 @@ def _model(site: Site, _traffic: Traffic, fault: Fault) -> End:
         for worker in WORKERS:
             if site.states()[worker].status == "failed":
                 site.services.supervisor.again(worker)
-        if said.count(_WRONG_MODEL) <= site.refusals.get(fault.target, 0) or state.restarts <= restarts:
+        if said.count(WRONG_MODEL) <= site.refusals.get(fault.target, 0) or state.restarts <= restarts:
             raise FaultFailedError(f"{fault.target} ended with another model in its file and did not say why")
-        site.refusals[fault.target] = said.count(_WRONG_MODEL)
+        site.refusals[fault.target] = said.count(WRONG_MODEL)
 
     return end
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from streams.chaos._site import MONITOR, STORE
-from streams.chaos.faults import FaultFailedError, NotYetError
+from streams.chaos.faults import WRONG_MODEL, FaultFailedError, NotYetError
 from streams.local.supervisor import log_tail
 
 if TYPE_CHECKING:
@@ -170,9 +170,9 @@ class Happenings:
             if seen == self._last_seen.get(state.name) or state.status in ("running", "waiting"):
                 continue
             self._last_seen[state.name] = seen
-            if (state.exit_code or 0) >= 0:
+            last_words = log_tail(state.log, lines=1).strip()
+            if (state.exit_code or 0) >= 0 and WRONG_MODEL not in last_words:  # it began before the file was right
                 self.exits[state.name] += 1
-                last_words = log_tail(state.log, lines=1).strip()
                 if state.status != "restarting" or (state.name == STORE and _NO_BROKER not in last_words):
                     self.wrong.append(f"{state.name} ended with exit code {state.exit_code}: {last_words}")
             if state.status != "restarting":
