@@ -5,26 +5,35 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_models
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from harness import send
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from processors._session import Session
 from schemas.envelope import Record, Reject
+from streams.local.topics import TopicSpec, ensure_topics
 from streams.observe import logs
 from streams.observe._collectors import ArrayHistogram
 from streams.observe.health import Endpoint, always
 from streams.observe.metrics import LATENCY_BUCKETS_S, STAGES, SinkMetrics, WorkerMetrics
+from streams.observe.model import MeasuredSession
+from streams.observe.queues import watch_consumer, watch_producer
 from streams.settings import LogSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 RECORD = Record("in", 0, 0, None, None, 0)
 
@@ -267,3 +276,58 @@ def test_text_lines_are_readable(log_stream: io.StringIO) -> None:
     assert ["debug   store hello", "warning store news"] == [
         line.split(" ", 1)[1] for line in log_stream.getvalue().splitlines()
     ]
+
+
+def test_runs_of_the_model_are_counted(tmp_path: Path) -> None:
+    """Whole slices, the rest, seconds, runs that raised and rows that failed alone; the answers are the session's."""
+    session = Session.open(onnx_models.table(tmp_path / "table.onnx"), slice=4)
+    metrics = WorkerMetrics()
+    inputs = {"index": np.array([0, 1, 5000, 2, 0, 1], np.int64)}
+    expected, failed = session.run(inputs)
+
+    outputs, failed_too = MeasuredSession(session, metrics).run(inputs)
+
+    own = metrics.registry
+    assert failed.keys() == failed_too.keys() == {2}
+    assert expected["square"].tolist() == outputs["square"].tolist()
+    assert (1, 1, 2, 6) == (
+        sample(own, "headrace_model_seconds_count"),
+        sample(own, "headrace_model_failed_rows_total"),
+        sample(own, "headrace_model_run_rows_count"),
+        sample(own, "headrace_model_run_rows_sum"),
+    )
+    assert (sample(own, "headrace_model_failed_runs_total") or 0) >= 2
+
+
+def test_the_producers_queue_is_shown() -> None:
+    """What no broker has acknowledged is counted in bytes by the client itself."""
+    metrics = WorkerMetrics()
+    producer = Producer({"bootstrap.servers": "127.0.0.1:1", "log_level": 0, **watch_producer(metrics)})
+    producer.produce("topic", b"x" * 100_000)
+
+    shown = wait_for_sample(metrics, "headrace_producer_queue_bytes", lambda: producer.poll(0.1))
+
+    assert shown >= 100_000
+    producer.purge()
+
+
+def test_what_was_read_ahead_is_shown(kafka: str, topic_name: Callable[..., str]) -> None:
+    """The client reads on while one message is taken at a time."""
+    metrics, topic = WorkerMetrics(), topic_name()
+    ensure_topics({"bootstrap.servers": kafka}, {topic: TopicSpec(1)})
+    send(kafka, topic, [(b"k", b"x" * 1000)] * 500)
+    consumer = Consumer({"bootstrap.servers": kafka, "group.id": topic, **watch_consumer(metrics)})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+
+    shown = wait_for_sample(metrics, "headrace_fetch_queue_bytes", lambda: (consumer.consume(1, 0.1), time.sleep(0.05)))
+
+    consumer.close()
+    assert 100_000 < shown <= 500 * 1100
+
+
+def wait_for_sample(metrics: WorkerMetrics, name: str, turn: Callable[[], object]) -> float:
+    """The first value above zero of a gauge, while something is done again and again."""
+    deadline = time.monotonic() + 20
+    while not (value := sample(metrics.registry, name)) and time.monotonic() < deadline:
+        turn()
+    return value or 0.0
