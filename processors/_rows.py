@@ -130,10 +130,6 @@ class Rows:
         if self.known_good is not None:
             run_once(self._feed(self.known_good, 0, 1))
 
-    def cut(self, inputs: Arrays, start: int, stop: int) -> Arrays:
-        """Rows start to stop of every input."""
-        return {given.name: given.cut(inputs, start, stop) for given in self._inputs}
-
     def made_up(self, rows: int) -> Arrays:
         """So many made-up rows of the kind that `find_good` found to run."""
         return _contract.sample(self._contract, rows, self._fill)
@@ -142,6 +138,16 @@ class Rows:
         """One run of all rows as they are, neither cut nor padded; raises what the model raises."""
         results = self._checked(self.run_once(inputs), self._count(inputs))
         return {name: result.copy() for (name, _), result in zip(self._outputs, results, strict=True)}
+
+    def run_slice(self, inputs: Arrays, start: int, stop: int) -> Arrays:
+        """Some rows as one slice, with all that `run` does for one; raises what the model raises."""
+        usual, self.slice = self.slice, self.fixed or stop - start
+        try:
+            self._kept.begin(stop - start)
+            self._kept.keep(0, self._run_slice(inputs, start, stop))
+            return self._kept.finish(())
+        finally:
+            self.slice = usual
 
     def run_alone(self, inputs: Arrays) -> Arrays:
         """Runs row by row, whatever the slice size; rows that fail hold zeros."""

@@ -91,12 +91,12 @@ def measure(rows: Rows, budget_s: float = 1.5) -> tuple[_curve.Point, ...]:
         nonlocal at
         if size <= pool_rows:
             at = at + size if at + 2 * size <= pool_rows else 0
-            rows.run_once(rows.cut(pool, at, at + size))
+            rows.run_slice(pool, at, at + size)
             return
         if size not in large:
             large.clear()
             large[size] = rows.made_up(size)
-        rows.run_once(large[size])
+        rows.run_slice(large[size], 0, size)
 
     sizes = (rows.fixed,) if rows.fixed else tuple(size for size in _curve.SIZES if size <= most)
     return _curve.measure(run, sizes, budget_s)
