@@ -55,6 +55,9 @@ _FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PR
 class Emitter(Protocol):
     """Where results, dead letters, state changes and offsets leave together."""
 
+    overlaps: bool
+    """Whether a commit may run on another thread while the loop goes on; nothing is sent before it has returned."""
+
     def send(self, messages: Iterable[Message]) -> None:
         """Hands messages over for the next commit.
 
@@ -90,6 +93,8 @@ class Emitter(Protocol):
 
 class TransactionalEmitter:
     """Exactly once: one Kafka transaction at a time, fenced by `transactional_id` and by the consumer group."""
+
+    overlaps = True
 
     def __init__(
         self,
@@ -254,6 +259,9 @@ class AtLeastOnceEmitter:
     Results are flushed before the state that knows of them (`settle`): state may count an event twice, but never takes
     one for answered that is not.
     """
+
+    # Its commits use the consumer, which is the loop's.
+    overlaps = False
 
     def __init__(self, config: Mapping[str, Any], consumer: Any, *, timeout_s: float = 20.0) -> None:
         self._consumer = consumer

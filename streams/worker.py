@@ -5,18 +5,23 @@ One iteration, one thread, no hidden scheduling:
     tables follow → state restores a step → poll → micro-batch due? infer and send → transaction due? commit
 
 A transaction spans micro-batches. It commits `commit_interval_ms` after its first record, or when it is large enough,
-or when partitions are about to go. Whatever goes wrong with it, the way back is one: abort, forget the state of every
-partition held, read the committed offsets and the changelog again.
+or when partitions are about to go. The broker's part of a commit runs beside the loop: what is inferred meanwhile is
+not sent before that commit is known to be good, since it belongs to the next transaction.
+
+Whatever goes wrong, the way back is one: abort, forget the state of every partition held, read the committed offsets
+and the changelog again.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from schemas.dead_letter import to_message
 from schemas.envelope import Messages
+from streams._committing import Committing
 from streams._conditions import missing
 from streams.batcher import Batcher
 from streams.deadline import Deadline, max_age_of
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
     from processors import Processor
     from schemas.envelope import Message, Records, Reject
     from streams.emitter import Emitter
-    from streams.inference import Runs
+    from streams.inference import Outcomes, Runs
     from streams.observe.metrics import WorkerMetrics
     from streams.settings import WorkerSettings
 
@@ -40,6 +45,8 @@ log = logging.getLogger(__name__)
 
 # A loop that is idle still looks at its tables, its restores and the stop flag this often.
 _IDLE_S = 0.1
+# With answers at hand and nothing to read, the commit that they wait for is looked at this often.
+_COMMITTING_S = 0.001
 # Failures in a row, without one commit between, after which the process gives up and its supervisor starts it afresh.
 _MAX_FAILURES = 20
 _TABLES_TIMEOUT_S = 120.0
@@ -87,6 +94,9 @@ class Worker:
         self._in_flight: set[int] = set()
         self._transaction_began: float | None = None
         self._transaction_events = 0
+        # Inferred while a commit was under way, with the time of the micro-batch.
+        self._unsent: deque[tuple[Outcomes, int]] = deque()
+        self._committing = Committing(metrics)
         self._failures = 0
         self._broken: WorldError | None = None
         # Partitions whose state is there but which are not read yet: starting one inside of a rebalance callback would
@@ -123,7 +133,7 @@ class Worker:
                 self._attempt(self._step if self._broken is None else self._recover)
             if self._broken is None:
                 self._reach_ends()
-                self._attempt(self._commit)
+                self._attempt(self._commit_all)
         finally:
             self._close()
 
@@ -157,6 +167,7 @@ class Worker:
         return self._stopping
 
     def _step(self) -> None:
+        self._send()
         self._tables.follow()
         self._restore()
         if self._source.confirm(self._startable):
@@ -170,7 +181,7 @@ class Worker:
             now = time.monotonic()
             if self._commit_due(now):
                 self._commit()
-        if now >= self._ends_due_at and self._transaction_began is None:
+        if now >= self._ends_due_at and self._transaction_began is None and not self._committing.under_way:
             self._ends_due_at = now + _ENDS_S
             self._emitter.breathe()
             self._reach_ends()
@@ -191,25 +202,36 @@ class Worker:
         """How long a poll may wait: until the micro-batch or the transaction is due, or the restore wants its turn."""
         if self._restoring:
             return 0.0
-        return max(0.0, min(_IDLE_S, self._batcher.wait_s(now), self._commit_in(now)))
+        idle_s = _COMMITTING_S if self._unsent and not len(self._batcher) else _IDLE_S
+        return max(0.0, min(idle_s, self._batcher.wait_s(now), self._commit_in(now)))
 
     def _process(self, records: Records) -> None:
-        """Infers a micro-batch and sends what came of it into the open transaction."""
+        """Infers a micro-batch; what came of it belongs to the transaction that is open or about to be."""
         now_ms = time.time_ns() // 1_000_000
         if self._transaction_began is None:
             self._transaction_began = time.monotonic()
         self._in_flight.update(records.next_offsets())
         outcomes = infer(self._processor, self._session, records, now_ms, self._metrics.observe_stage, self._deadline)
-        started = time.perf_counter()
-        self._emitter.send(outcomes.messages)
-        self._emitter.send(self._dead_letter(reject, now_ms) for reject in outcomes.rejects)
-        self._metrics.observe_stage("produce", time.perf_counter() - started)
+        self._unsent.append((outcomes, now_ms))
         self._source.advance(records)
         self._transaction_events += len(records)
+        self._send()
         self._metrics.observe_batch(len(records), outcomes.rejects)
         if outcomes.rejects:
             self._reject_log.tell(outcomes.rejects)
         self._metrics.observe_latency((now_ms - records.timestamps_ms) / 1000)
+
+    def _send(self) -> None:
+        """Sends what waits into the open transaction, unless the one before is still being committed."""
+        if self._committing.busy:
+            return
+        self._end_commit()
+        while self._unsent:
+            outcomes, now_ms = self._unsent.popleft()
+            started = time.perf_counter()
+            self._emitter.send(outcomes.messages)
+            self._emitter.send(self._dead_letter(reject, now_ms) for reject in outcomes.rejects)
+            self._metrics.observe_stage("produce", time.perf_counter() - started)
 
     def _reach_ends(self) -> None:
         """Has the transaction cover the ends of partitions too, if all that was read is processed."""
@@ -233,6 +255,8 @@ class Worker:
 
     def _commit(self) -> None:
         """Ends the transaction: state changes, side messages and offsets join what was sent, all or nothing."""
+        self._end_commit()
+        self._send()
         if self._transaction_began is None:
             return
         started = time.perf_counter()
@@ -241,15 +265,30 @@ class Worker:
         self._emitter.settle()
         self._emitter.send(self._state_changes())
         reached = {p: offset for p, offset in self._source.offsets().items() if p in self._in_flight}
-        offsets = {(self._source.topic, partition): offset for partition, offset in reached.items()}
-        self._emitter.commit(offsets, self._source.group_metadata())
-        self._metrics.observe_stage("commit", time.perf_counter() - started)
-        self._metrics.observe_transaction("committed", self._transaction_events)
-        self._metrics.observe_lag(self._source.lag())
-        self._metrics.observe_counters(self._counters())
-        self._state_at.update(reached)
+        self._committing.start(
+            self._emitter,
+            self._source.topic,
+            reached,
+            self._source.group_metadata(),
+            events=self._transaction_events,
+            started=started,
+        )
         self._forget_transaction()
-        self._failures = 0
+        if not self._emitter.overlaps:
+            self._end_commit()
+
+    def _end_commit(self) -> None:
+        """Waits for the commit under way, if there is one; raises what went wrong with it."""
+        if self._committing.under_way:
+            self._state_at.update(self._committing.end())
+            self._metrics.observe_lag(self._source.lag())
+            self._metrics.observe_counters(self._counters())
+            self._failures = 0
+
+    def _commit_all(self) -> None:
+        """As `_commit`, and returns when all that was processed is committed."""
+        self._commit()
+        self._end_commit()
 
     def _state_changes(self) -> Iterable[Message]:
         state = self._processor.state
@@ -295,8 +334,14 @@ class Worker:
 
     def _discard(self, error: WorldError) -> None:
         """Aborts the transaction and forgets everything that it changed in memory."""
+        try:
+            self._end_commit()
+        except WorldError as failed:
+            # The gravest of the two says what has to be new.
+            error = failed if isinstance(failed, UnknownOutcomeError) else error
         if self._transaction_began is not None:
             self._metrics.observe_transaction("aborted", self._transaction_events)
+        self._unsent.clear()
         self._batcher.clear()
         self._startable.clear()
         self._drop_state(self._state_at)
@@ -317,7 +362,7 @@ class Worker:
         """Finishes the work in flight, so that the next owner reads on from here; aborts where that fails."""
         self._startable.clear()
         try:
-            self._commit()
+            self._commit_all()
         except WorldError as error:
             log.warning("work in flight given up at a rebalance: %s", error)
             self._discard(error)
@@ -387,13 +432,16 @@ class Worker:
 
     def _close(self) -> None:
         try:
+            self._end_commit()
             self._emitter.abort()
         except HeadraceError as error:
             log.warning("left with an open transaction, which Kafka will abort: %s", error)
         # Closing the source revokes its partitions: there is nothing left to commit then.
         self._forget_transaction()
+        self._unsent.clear()
         self._source.close()
         self._emitter.close()
+        self._committing.close()
         self._tables.close()
         if self._restorer is not None:
             self._restorer.close()

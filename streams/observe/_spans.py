@@ -217,6 +217,9 @@ class _Metrics:
 
 
 class _Emitter:
+    # What is sent carries the span of the micro-batch in hand, so none may be sent later than the next one is begun.
+    overlaps = False
+
     def __init__(self, emitter: Emitter, tracing: Tracing, output_topics: frozenset[str]) -> None:
         self._emitter = emitter
         self._tracing = tracing
