@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,8 @@ from processors._regions import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 IDS, CLOCK = b"i", b"c"
 BLOCK_OFFSETS = 256
@@ -121,8 +123,11 @@ class _Accepted:
         self, ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int], window_ms: int, max_ids: int
     ) -> list[int]:
         known = self._latest
-        if known.keys().isdisjoint(ids) and len(set(ids)) == len(ids):
-            self.extend(ids, offsets, timestamps)
+        start = self._gone + len(self.ids)
+        fresh = dict(zip(ids, range(start, start + len(ids)), strict=True))
+        if len(fresh) == len(ids) and known.keys().isdisjoint(fresh):
+            known.update(fresh)
+            self._append(ids, offsets, timestamps)
             return []
         duplicates = []
         for row, (id_, offset, timestamp) in enumerate(zip(ids, offsets, timestamps, strict=True)):
@@ -136,12 +141,15 @@ class _Accepted:
         return duplicates
 
     def extend(self, ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int]) -> None:
-        # When it is by the partition's clock, not by the record's: after one record from the future the ids behind it
-        # would be as old as the gap, and never found again.
-        clocks = list(accumulate(timestamps, max, initial=self.clock))
-        self.clock = clocks[-1]
         start = self._gone + len(self.ids)
         self._latest.update(zip(ids, range(start, start + len(ids)), strict=True))
+        self._append(ids, offsets, timestamps)
+
+    def _append(self, ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int]) -> None:
+        # When it is by the partition's clock, not by the record's: after one record from the future the ids behind it
+        # would be as old as the gap, and never found again.
+        clocks = np.maximum.accumulate([self.clock, *timestamps]).tolist()
+        self.clock = clocks[-1]
         self.ids += ids
         self.offsets += offsets
         self.timestamps += clocks[1:]
@@ -158,7 +166,7 @@ class _Accepted:
         """Ends blocks at the front while nothing in them can make a duplicate; the newest block stays."""
         while self.first < len(self.ids):
             stop = self._end_of(self.first)
-            newest = max(self.timestamps[self.first : stop])
+            newest = self.timestamps[stop - 1]
             outnumbered = len(self.ids) - stop >= max_ids
             if stop == len(self.ids) or not (outnumbered or self.clock - newest > window_ms):
                 break
@@ -173,12 +181,12 @@ class _Accepted:
             return
         border = self.offsets[start] // BLOCK_OFFSETS * BLOCK_OFFSETS
         begin = bisect_left(self.offsets, border, self.first)
-        numbers = [offset // BLOCK_OFFSETS for offset in self.offsets[begin:]]
-        sizes = [(number, sum(1 for _ in rows)) for number, rows in groupby(numbers)]
-        edges = accumulate((size for _, size in sizes), initial=begin)
-        for (number, _), (low, high) in zip(sizes, pairwise(edges), strict=True):
-            rows = slice(low, high)
-            yield number, _pack(self.ids[rows], self.offsets[rows], self.timestamps[rows])
+        offsets, timestamps = np.array([self.offsets[begin:], self.timestamps[begin:]], "<i8")
+        numbers = offsets // BLOCK_OFFSETS
+        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+        for low, high in pairwise(edges):
+            ids = self.ids[begin + low : begin + high]
+            yield int(numbers[low]), _pack(ids, offsets[low:high], timestamps[low:high])
 
     def _end_of(self, row: int) -> int:
         border = (self.offsets[row] // BLOCK_OFFSETS + 1) * BLOCK_OFFSETS
@@ -204,16 +212,12 @@ def _key(number: int) -> bytes:
     return IDS + number.to_bytes(8, "big")
 
 
-def _pack(ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int]) -> bytes:
-    encoded = [id_.encode() for id_ in ids]
-    return b"".join(
-        [
-            _HEAD.pack(len(ids)),
-            np.array([*offsets, *timestamps], "<i8").tobytes(),
-            np.array([*map(len, encoded)], "<u2").tobytes(),
-            *encoded,
-        ]
-    )
+def _pack(ids: Sequence[str], offsets: NDArray[np.int64], timestamps: NDArray[np.int64]) -> bytes:
+    joined = "".join(ids)
+    # A character of ASCII is a byte of UTF-8.
+    sizes = list(map(len, ids)) if joined.isascii() else [len(id_.encode()) for id_ in ids]
+    numbers = (offsets.tobytes(), timestamps.tobytes(), np.array(sizes, "<u2").tobytes())
+    return b"".join([_HEAD.pack(len(ids)), *numbers, joined.encode()])
 
 
 def _unpack(value: bytes) -> tuple[list[str], list[int], list[int]]:
