@@ -14,6 +14,7 @@ from streams.errors import HeadraceError
 if TYPE_CHECKING:
     from streams.emitter import Emitter
     from streams.observe.metrics import WorkerMetrics
+    from streams.source import Source
 
 __all__ = ["Committing"]
 
@@ -46,20 +47,11 @@ class Committing:
         """Whether waiting for it would take time."""
         return self._commit is not None and not self._commit.call.done()
 
-    def start(
-        self,
-        emitter: Emitter,
-        topic: str,
-        reached: Mapping[int, int],
-        group_metadata: object,
-        *,
-        events: int,
-        started: float,
-    ) -> None:
-        """Begins to commit so many events up to the offsets reached; `started` is when that stage was."""
+    def start(self, emitter: Emitter, source: Source, reached: Mapping[int, int], events: int, started: float) -> None:
+        """Begins to commit so many events up to the offsets reached; `started` is when the stage did."""
         assert self._commit is None, "This is a bug: one commit at a time."
-        offsets = {(topic, partition): offset for partition, offset in reached.items()}
-        call = self._thread.submit(emitter.commit, offsets, group_metadata)
+        offsets = {(source.topic, partition): offset for partition, offset in reached.items()}
+        call = self._thread.submit(emitter.commit, offsets, source.group_metadata())
         self._commit = _Commit(call, reached, events, started)
 
     def end(self) -> Mapping[int, int]:

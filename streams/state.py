@@ -25,10 +25,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from schemas.envelope import Messages
 from streams.errors import StopError, WorldError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from processors import KeyedState
+    from schemas.envelope import Message
 
 _partition_of, _key_of, _value_of = methodcaller("partition"), methodcaller("key"), methodcaller("value")
 
@@ -39,6 +43,15 @@ _STEP_MESSAGES = 4_000
 _TIMEOUT_S = 30.0
 # How soon a partition that was added to a table's topic is noticed, and how long asking may hold up the worker's loop.
 _DISCOVERY_S, _DISCOVERY_TIMEOUT_S = 30.0, 0.5
+
+
+def changes_of(state: KeyedState | None, topic: str) -> Sequence[Message]:
+    """Drains what changed, as messages to the changelog; once a transaction."""
+    changes = [] if state is None else list(state.changes())
+    if not changes:
+        return ()
+    partitions, keys, values = zip(*changes, strict=True)
+    return Messages(topic, keys, values, partitions)
 
 
 class Restoring(msgspec.Struct):

@@ -16,28 +16,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from schemas.dead_letter import to_message
-from schemas.envelope import Messages
 from streams._committing import Committing
 from streams._conditions import missing
+from streams._outbox import Outbox
+from streams._restore_news import RestoreNews
+from streams._transaction import Transaction
 from streams.batcher import Batcher
 from streams.deadline import Deadline, max_age_of
 from streams.errors import AbortError, ConsumerSpentError, HeadraceError, StopError, UnknownOutcomeError, WorldError
 from streams.inference import infer
 from streams.observe.rejects import RejectLog
 from streams.source import Source
-from streams.state import ChangelogReader, TableFollower
+from streams.state import ChangelogReader, TableFollower, changes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from processors import Processor
-    from schemas.envelope import Message, Records, Reject
+    from schemas.envelope import Records
     from streams.emitter import Emitter
-    from streams.inference import Outcomes, Runs
+    from streams.inference import Runs
     from streams.observe.metrics import WorkerMetrics
     from streams.settings import WorkerSettings
 
@@ -50,7 +50,6 @@ _COMMITTING_S = 0.001
 # Failures in a row, without one commit between, after which the process gives up and its supervisor starts it afresh.
 _MAX_FAILURES = 20
 _TABLES_TIMEOUT_S = 120.0
-_RESTORE_NEWS_S = 2.0
 # Ends of partitions that a commit of events did not cover have one of their own, this often at most.
 _ENDS_S = 30.0
 
@@ -77,8 +76,6 @@ class Worker:
         self._processor = processor
         self._session = session
         self._settings = settings
-        self._dead_letters = dead_letters
-        self._dead_letter_bytes = dead_letter_bytes
         self._changelog = changelog
         self._make_emitter = make_emitter
         self._metrics = metrics
@@ -91,18 +88,15 @@ class Worker:
         self._restorer = ChangelogReader(kafka, changelog) if processor.state is not None else None
         # Partition → committed offset that the state in memory stands at, also for partitions given up a moment ago.
         self._state_at: dict[int, int] = {}
-        self._in_flight: set[int] = set()
-        self._transaction_began: float | None = None
-        self._transaction_events = 0
-        # Inferred while a commit was under way, with the time of the micro-batch.
-        self._unsent: deque[tuple[Outcomes, int]] = deque()
+        self._transaction = Transaction(settings.commit_interval_ms, settings.commit_max_events)
+        self._outbox = Outbox(dead_letters, dead_letter_bytes, metrics.observe_stage)
         self._committing = Committing(metrics)
         self._failures = 0
         self._broken: WorldError | None = None
         # Partitions whose state is there but which are not read yet: starting one inside of a rebalance callback would
         # let the poll that runs the callback return, and drop, its first records.
         self._startable: set[int] = set()
-        self._restore_shown_at = 0.0
+        self._restore_news = RestoreNews(metrics)
         self._ends_due_at = 0.0
         self._stopping = False
         self._reject_log = RejectLog()
@@ -179,13 +173,13 @@ class Worker:
         while self._batcher.due(now):
             self._process(self._batcher.take())
             now = time.monotonic()
-            if self._commit_due(now):
+            if self._transaction.due(now):
                 self._commit()
-        if now >= self._ends_due_at and self._transaction_began is None and not self._committing.under_way:
+        if now >= self._ends_due_at and not self._transaction and not self._committing.under_way:
             self._ends_due_at = now + _ENDS_S
             self._emitter.breathe()
             self._reach_ends()
-        if self._commit_due(now):
+        if self._transaction.due(now):
             self._commit()
 
     def _read(self) -> float:
@@ -202,19 +196,16 @@ class Worker:
         """How long a poll may wait: until the micro-batch or the transaction is due, or the restore wants its turn."""
         if self._restoring:
             return 0.0
-        idle_s = _COMMITTING_S if self._unsent and not len(self._batcher) else _IDLE_S
-        return max(0.0, min(idle_s, self._batcher.wait_s(now), self._commit_in(now)))
+        idle_s = _COMMITTING_S if self._outbox and not len(self._batcher) else _IDLE_S
+        return max(0.0, min(idle_s, self._batcher.wait_s(now), self._transaction.due_in(now)))
 
     def _process(self, records: Records) -> None:
         """Infers a micro-batch; what came of it belongs to the transaction that is open or about to be."""
         now_ms = time.time_ns() // 1_000_000
-        if self._transaction_began is None:
-            self._transaction_began = time.monotonic()
-        self._in_flight.update(records.next_offsets())
+        self._transaction.add(records.next_offsets(), len(records), time.monotonic())
         outcomes = infer(self._processor, self._session, records, now_ms, self._metrics.observe_stage, self._deadline)
-        self._unsent.append((outcomes, now_ms))
+        self._outbox.put(outcomes, now_ms)
         self._source.advance(records)
-        self._transaction_events += len(records)
         self._send()
         self._metrics.observe_batch(len(records), outcomes.rejects)
         if outcomes.rejects:
@@ -226,54 +217,30 @@ class Worker:
         if self._committing.busy:
             return
         self._end_commit()
-        while self._unsent:
-            outcomes, now_ms = self._unsent.popleft()
-            started = time.perf_counter()
-            self._emitter.send(outcomes.messages)
-            self._emitter.send(self._dead_letter(reject, now_ms) for reject in outcomes.rejects)
-            self._metrics.observe_stage("produce", time.perf_counter() - started)
+        self._outbox.send(self._emitter)
 
     def _reach_ends(self) -> None:
         """Has the transaction cover the ends of partitions too, if all that was read is processed."""
         if len(self._batcher):
             return
         reached = self._source.reach_ends()
-        self._in_flight.update(reached)
-        if reached and self._transaction_began is None:
-            self._transaction_began = time.monotonic()
-
-    def _dead_letter(self, reject: Reject, now_ms: int) -> Message:
-        return to_message(reject, self._dead_letters, now_ms, self._dead_letter_bytes)
-
-    def _commit_in(self, now: float) -> float:
-        if self._transaction_began is None:
-            return float("inf")
-        return self._transaction_began + self._settings.commit_interval_ms / 1000 - now
-
-    def _commit_due(self, now: float) -> bool:
-        return self._transaction_events >= self._settings.commit_max_events or self._commit_in(now) <= 0
+        if reached:
+            self._transaction.add(reached, 0, time.monotonic())
 
     def _commit(self) -> None:
         """Ends the transaction: state changes, side messages and offsets join what was sent, all or nothing."""
         self._end_commit()
         self._send()
-        if self._transaction_began is None:
+        if not self._transaction:
             return
         started = time.perf_counter()
         self._reach_ends()
         self._emitter.send(self._processor.drain())
         self._emitter.settle()
-        self._emitter.send(self._state_changes())
-        reached = {p: offset for p, offset in self._source.offsets().items() if p in self._in_flight}
-        self._committing.start(
-            self._emitter,
-            self._source.topic,
-            reached,
-            self._source.group_metadata(),
-            events=self._transaction_events,
-            started=started,
-        )
-        self._forget_transaction()
+        self._emitter.send(changes_of(self._processor.state, self._changelog))
+        reached = {p: offset for p, offset in self._source.offsets().items() if p in self._transaction.partitions}
+        self._committing.start(self._emitter, self._source, reached, self._transaction.events, started)
+        self._transaction.clear()
         if not self._emitter.overlaps:
             self._end_commit()
 
@@ -289,21 +256,6 @@ class Worker:
         """As `_commit`, and returns when all that was processed is committed."""
         self._commit()
         self._end_commit()
-
-    def _state_changes(self) -> Iterable[Message]:
-        state = self._processor.state
-        if state is None:
-            return ()
-        changes = list(state.changes())
-        if not changes:
-            return ()
-        partitions, keys, values = zip(*changes, strict=True)
-        return Messages(self._changelog, keys, values, partitions)
-
-    def _forget_transaction(self) -> None:
-        self._transaction_began = None
-        self._transaction_events = 0
-        self._in_flight.clear()
 
     # The way back.
 
@@ -339,14 +291,14 @@ class Worker:
         except WorldError as failed:
             # The gravest of the two says what has to be new.
             error = failed if isinstance(failed, UnknownOutcomeError) else error
-        if self._transaction_began is not None:
-            self._metrics.observe_transaction("aborted", self._transaction_events)
-        self._unsent.clear()
+        if self._transaction:
+            self._metrics.observe_transaction("aborted", self._transaction.events)
+        self._outbox.clear()
         self._batcher.clear()
         self._startable.clear()
         self._drop_state(self._state_at)
         self._processor.drain()
-        self._forget_transaction()
+        self._transaction.clear()
         if not isinstance(error, UnknownOutcomeError):
             try:
                 self._emitter.abort()
@@ -412,14 +364,7 @@ class Worker:
             self._state_at[partition] = self._source.offsets()[partition]
             self._startable.add(partition)
             log.info("restored partition %d: %d entries", partition, len(entries))
-        self._show_restore(self._restorer.progress)
-
-    def _show_restore(self, progress: Mapping[int, tuple[int, int]]) -> None:
-        self._metrics.observe_restore(progress)
-        if progress and time.monotonic() >= self._restore_shown_at + _RESTORE_NEWS_S:
-            self._restore_shown_at = time.monotonic()
-            read, to_read = (sum(column) for column in zip(*progress.values(), strict=True))
-            log.info("restoring %d partitions: %d of %d changelog offsets read", len(progress), read, to_read)
+        self._restore_news.tell(self._restorer.progress)
 
     def _drop_state(self, partitions: Iterable[int]) -> None:
         for partition in list(partitions):
@@ -437,8 +382,8 @@ class Worker:
         except HeadraceError as error:
             log.warning("left with an open transaction, which Kafka will abort: %s", error)
         # Closing the source revokes its partitions: there is nothing left to commit then.
-        self._forget_transaction()
-        self._unsent.clear()
+        self._transaction.clear()
+        self._outbox.clear()
         self._source.close()
         self._emitter.close()
         self._committing.close()

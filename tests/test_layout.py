@@ -25,6 +25,7 @@ ROOMS = {
     "clickhouse_connect": ("streams/store/",),
     "confluent_kafka": (
         "schemas/_registry.py",
+        "streams/_messages.py",
         "streams/_reading.py",
         "streams/clients.py",
         "streams/connecting.py",

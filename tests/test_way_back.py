@@ -248,7 +248,7 @@ def test_events_that_wait_at_a_rebalance_are_not_passed_over(stage: dict[str, st
         while not first.ready:
             time.sleep(0.05)
         send(stage["bootstrap"], stage["topic"], events(0, 200))
-        while first._transaction_began is None:
+        while not first._transaction:
             time.sleep(0.05)
         send(stage["bootstrap"], stage["topic"], events(200, 400))
         time.sleep(0.3)

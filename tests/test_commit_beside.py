@@ -1,0 +1,112 @@
+"""A commit runs beside the loop: what is inferred meanwhile is sent when it is good, and done again when it is not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytest
+from counting_worker import make_worker
+from doubles import EchoingSession
+from harness import EXACT, Follower, check_counting, running, send
+
+from processors import Arrays
+from schemas.envelope import Message
+from streams._transaction import Transaction
+from streams.errors import AbortError, UnknownOutcomeError
+
+
+class LongCommits:
+    """Passes everything on to a real emitter, but the first commit lasts until what came meanwhile was inferred."""
+
+    def __init__(self, real: Any, meanwhile: Callable[[], None], failure: Exception | None) -> None:
+        self._real = real
+        self._meanwhile = meanwhile
+        self._failure = failure
+        self.committing = False
+        self.inferred_meanwhile = threading.Event()
+        self.sent_meanwhile: list[Message] = []
+        self.lasted = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def send(self, messages: Iterable[Message]) -> None:
+        given = list(messages)
+        if self.committing:
+            self.sent_meanwhile += given
+        self._real.send(given)
+
+    def commit(self, offsets: Mapping[tuple[str, int], int], group_metadata: object) -> None:
+        if not self.lasted:
+            self.lasted = self.committing = True
+            self._meanwhile()
+            assert self.inferred_meanwhile.wait(10)
+            time.sleep(0.1)
+            self.committing = False
+            if self._failure is not None:
+                raise self._failure
+        self._real.commit(offsets, group_metadata)
+
+
+class Tells:
+    """Echoes, and says so where a commit is under way."""
+
+    def __init__(self, emitters: list[LongCommits]) -> None:
+        self._emitters = emitters
+
+    def run(self, inputs: Arrays) -> tuple[Arrays, Mapping[int, str]]:
+        for emitter in self._emitters:
+            if emitter.committing:
+                emitter.inferred_meanwhile.set()
+        return EchoingSession().run(inputs)
+
+
+@pytest.mark.parametrize("failure", [None, AbortError("void, says the test"), UnknownOutcomeError("who knows")])
+def test_the_loop_infers_while_a_commit_lasts(stage: dict[str, str], failure: Exception | None) -> None:
+    """Nothing is sent before the commit is over, and every event is answered once by the right state either way."""
+    emitters: list[LongCommits] = []
+    topic = stage["bootstrap"], stage["topic"]
+    events = [(b"k%d" % (i % 40), b"%d" % i) for i in range(1000)]
+
+    def wrap(emitter: Any) -> LongCommits:
+        emitters.append(LongCommits(emitter, lambda: send(*topic, events[400:]), failure))
+        emitters[-1].lasted = len(emitters) > 1
+        return emitters[-1]
+
+    out = Follower(stage["bootstrap"], stage["output"])
+    worker = make_worker(**stage, slot="0", session=Tells(emitters), wrap=wrap)
+    send(*topic, events[:400])
+    with running(worker):
+        records = out.read_until(1000, 30)
+
+    assert EXACT == check_counting(records, 1000)
+    assert emitters[0].inferred_meanwhile.is_set()
+    assert [] == emitters[0].sent_meanwhile
+
+
+def test_a_transaction_is_due_after_its_first_record_or_when_it_is_large() -> None:
+    """The interval counts from the first record; ends alone make one too; one that covers nothing is never due."""
+    transaction = Transaction(interval_ms=50, max_events=10)
+
+    assert (False, float("inf"), False) == (bool(transaction), transaction.due_in(0), transaction.due(1e9))
+
+    transaction.add([3], 0, now=1.0)
+    transaction.add([1, 3], 9, now=1.04)
+
+    assert (True, {1, 3}, False, True) == (
+        bool(transaction),
+        transaction.partitions,
+        transaction.due(1.049),
+        transaction.due(1.05),
+    )
+
+    transaction.add([1], 1, now=1.04)
+
+    assert transaction.due(1.04)
+
+    transaction.clear()
+
+    assert (False, 0, set()) == (bool(transaction), transaction.events, transaction.partitions)
