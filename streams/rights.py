@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["PROCESSES", "Process", "Right", "command", "rights", "store_rights", "worker_rights"]
 
 Operation = Literal["Read", "Write", "Describe", "DescribeConfigs", "Create"]
-Process = Literal["worker", "store", "monitor", "producer", "consumer", "retry", "topics"]
+Process = Literal["worker", "store", "monitor", "producer", "consumer", "retry", "observer", "topics"]
 PROCESSES: dict[Process, str] = {
     "worker": "`headrace worker`: answers events",
     "store": "`headrace store`: topics into ClickHouse",
@@ -35,6 +35,7 @@ PROCESSES: dict[Process, str] = {
     "producer": "your own producers, and `headrace produce`",
     "consumer": "your own consumers of results, and `headrace consume`",
     "retry": "`headrace dlq`: looks at dead letters and sends them back",
+    "observer": "`headrace top`, and autoscalers that look at the lag",
     "topics": "`headrace topics --create`: makes the topics, once",
 }
 
@@ -71,6 +72,10 @@ def rights(settings: Settings, domain: str) -> dict[Process, list[Right]]:
         "producer": [_right("Write", t.name, "events") for t in declared if t.direction == "input"],
         "consumer": [_right("Read", t.name, "results") for t in declared if t.direction == "output"],
         "retry": _retry(domain, processor),
+        "observer": [
+            Right("Describe", "group", group_of(settings, domain), "how far the workers are"),
+            _right("Describe", processor.input_topic, "where it ends"),
+        ],
         "topics": [
             right for name in (*(t.name for t in declared), changelog_of(settings, domain)) for right in _making(name)
         ],

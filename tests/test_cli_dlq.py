@@ -72,7 +72,8 @@ def letters(config: dict[str, str], topic_name: Callable[..., str], monkeypatch:
     """Dead letters of this test's own."""
     made = Letters(config, topic_name("shop"))
     declared = msgspec.structs.replace(find_topic("fraud.dead-letters"), name=made.topic)
-    known: dict[str, TopicType] = {made.topic: declared}
+    source = msgspec.structs.replace(find_topic("transactions"), name=made.source)
+    known: dict[str, TopicType] = {made.topic: declared, made.source: source}
     monkeypatch.setattr(_letters, "topics", lambda: known)
     monkeypatch.setattr(_decoding, "topics", lambda: known)
     return made
@@ -169,6 +170,18 @@ def test_letters_without_their_original_are_not_retried(
 
     assert (10, {"original_omitted": 1}) == (said["sent"], said["left_out"])
     assert (None, 5000) == (shown["value"], shown["omitted"] // 1000 * 1000)
+
+
+def test_a_letter_cannot_choose_where_it_is_sent(
+    letters: Letters, config: dict[str, str], capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """A letter that says to come from a topic that is no input, such as a changelog, is counted and left alone."""
+    forged = msgspec.structs.replace(letters.originals[0], topic="headrace-fraud-changelog", offset=99)
+    write(config, [to_message(Reject(forged, "odd"), letters.topic, 5)])
+
+    [said] = say(capsysbinary, "dlq", "retry", letters.topic, "--json")
+
+    assert (10, {"not_from_an_input": 1}) == (said["sent"], said["left_out"])
 
 
 def test_only_dead_letters_are_retried(

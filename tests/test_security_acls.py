@@ -13,12 +13,14 @@ from events import transaction
 from test_security_kafka import PATIENCE_S, command
 
 from streams.cli._app import run
+from streams.clients import Reader, UnreachableError
 from streams.local.allowed import DeniedError, missing_rights, require_some
 from streams.local.topics import TopicsError
 from streams.monitor.run import ensure
 from streams.rights import PROCESSES, Process, Right, rights
 from streams.running import ensure_domain_topics
 from streams.settings import ClickHouseSettings, Settings, StoreSettings, WorkerSettings
+from streams.top.offsets import AskedKafka
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,6 +147,19 @@ def test_nobody_but_the_maker_of_topics_may_make_any(ready: SecuredBroker) -> No
     assert {"topics"} == makers
     with pytest.raises(TopicsError, match=r"topic monitor\.dead-letters is not there, or this user may not see it"):
         ensure(ready.config("other"), Settings())
+
+
+def test_an_observer_sees_the_lag_and_nothing_else(ready: SecuredBroker) -> None:
+    """What `headrace top` and autoscalers ask is answered, and no message may be read."""
+    ready.revoke("other")
+    ready.grant("other", WANTED["observer"])
+    config = ready.config("other")
+
+    seen = AskedKafka(config, {"fraud": ("transactions", "headrace-fraud")}).ask()
+
+    assert {0, 1, 2, 3} == set(seen["fraud"].end)
+    with pytest.raises(UnreachableError, match="lacks a right on the topic"), Reader(config, "transactions") as reader:
+        list(reader.records(follow=True))
 
 
 def test_a_store_leaves_out_what_is_somebody_elses(ready: SecuredBroker) -> None:

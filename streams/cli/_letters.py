@@ -109,6 +109,10 @@ class Choice(msgspec.Struct, frozen=True):
             return "not_chosen"
         if letter.dead.omitted:
             return "original_omitted"
+        # A letter says where its original lay: whoever may write letters must not choose where we write.
+        source = topics().get(letter.original.topic)
+        if source is None or source.direction != "input":
+            return "not_from_an_input"
         if done and not self.again:
             return "already_retried"
         return "retried_too_often" if retries_of(letter.original) >= self.max_retries else ""
