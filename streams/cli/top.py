@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,13 +40,13 @@ def top(
     from streams.top.run import pictures
 
     shown = pictures(settings_of(context), url or [], domains or [], interval)
-    next(shown)  # nothing to compare it with
     if once:
+        next(shown)  # only tells what to compare with
         last = next(shown)
         _show(iter([last]), as_json=as_json)
         raise typer.Exit(0 if _well(last) else 1)
-    if as_json:
-        _show(shown, as_json=True)
+    if as_json or not sys.stdout.isatty():
+        _show(shown, as_json=as_json)
     else:
         _live(shown)
 
@@ -71,7 +72,7 @@ def _live(shown: Iterator[Picture]) -> None:
     from streams.top.view import drawn
 
     console = Console(highlight=False)
-    with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+    with Live(console=console, screen=True, auto_refresh=False) as live:
         for picture in shown:
             live.update(drawn(picture, console.width), refresh=True)
 
