@@ -15,8 +15,10 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from harness import Follower, end_offsets, processes
 
+from processors.fraud.chaos import living
 from processors.fraud.demo import simulate
 from schemas.envelope import Record
+from streams.chaos.audit import compacted
 from streams.inference import infer_all
 from streams.loading import open_domain
 from streams.local import endpoints
@@ -103,29 +105,6 @@ def undisturbed(
         for _record, answer in infer_all(opened.processor, opened.session, part, lambda: 0, max_size=257)
     ]
     return answers(values), {p: opened.processor.state.dump(p) for p in by_partition}  # type: ignore[union-attr]
-
-
-def compacted(records: Sequence[Record]) -> dict[int, dict[bytes, bytes]]:
-    """What a changelog says in the end."""
-    state: dict[int, dict[bytes, bytes]] = {}
-    for each in records:
-        entries = state.setdefault(each.partition, {})
-        if each.value is None:
-            entries.pop(each.key or b"", None)
-        else:
-            entries[each.key or b""] = each.value
-    return state
-
-
-def living(entries: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """Entries without blocks of events that no window can reach any more: when those go is nobody's business."""
-    floor = int.from_bytes(entries[b"m"], "little") - (30 * 24 + 24) * 3_600_000
-
-    def newest(block: bytes) -> int:
-        events = (len(block) - 24 * (len(block) % 16 == 8)) // 16
-        return int.from_bytes(block[16 * events - 16 : 16 * events - 8], "little")
-
-    return {k: v for k, v in entries.items() if k[:1] != b"w" or newest(v) > floor}
 
 
 @pytest.mark.slow
