@@ -77,6 +77,9 @@ class Plan(msgspec.Struct, frozen=True):
 
 def check(case: Case, contenders: Sequence[Contender], place: Place, plan: Plan) -> Iterator[Finding]:
     """Runs one model in every way."""
+    if not place.dry and _used_bytes(place) is None:
+        # The driver tells what memory is left once something runs on the GPU; that something is not to be counted.
+        open_bare(case, contenders[0], place)
     cpu = open_cpu(case, plan.slice)
     cpu_ms = {rows: _cpu_ms(cpu, rows, plan.budget_s) for rows in plan.sizes}
     for contender in contenders:
@@ -120,8 +123,9 @@ def _finding(
         "slice": session.slice,
         "tolerance": contender.tolerance,
     }
-    if not place.dry and not _hardware.GPU_PROVIDERS & nodes.keys():
-        return Finding(status=_without_gpu(contender, session), why="; ".join(session.fallbacks), **known)
+    if not place.dry and contender.provider not in nodes:
+        why = "; ".join(session.fallbacks) or "it runs no node of the model"
+        return Finding(status=_elsewhere(contender, session), why=why, **known)
     try:
         differences, wrong = _compared(session, cpu, contender.tolerance)
         speeds = tuple(_sweep(case, contender, place, plan, session, cpu_ms))
@@ -135,10 +139,12 @@ def _finding(
     return Finding(status="failed" if wrong else "ok", why=wrong, **known)
 
 
-def _without_gpu(contender: Contender, session: Session) -> str:
-    """What it means that no GPU runs a model: no kernel for it, nothing installed, or a failure."""
-    if any(_hardware.CPUS_ONLY in why for why in session.fallbacks) or contender.provider in session.providers:
+def _elsewhere(contender: Contender, session: Session) -> str:
+    """What it means that another provider runs a model: no kernel for it, nothing installed, or a failure."""
+    if any(_hardware.CPUS_ONLY in why for why in session.fallbacks):
         return "cpu"
+    if contender.provider in session.providers:
+        return "skipped" if _hardware.GPU_PROVIDERS & session.placement().keys() else "cpu"
     return "failed" if contender.provider == CUDA else "skipped"
 
 

@@ -149,8 +149,8 @@ def _overview(findings: Iterable[Finding]) -> tuple[Sequence[str], list[tuple[st
 
 
 def _speeds(found: Sequence[Finding]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-    columns = ["rows", "cpu", "bare", *(finding.way for finding in found)]
     first = found[0]
+    columns = ["rows", "cpu", f"bare {first.way}", *(finding.way for finding in found)]
     rows = []
     for index, speed in enumerate(first.speeds):
         ours = [_ms(finding.speeds[index].session_ms) for finding in found]

@@ -118,6 +118,7 @@ def _runtime(settings: Settings) -> Iterator[Finding]:
         advice = "they overwrite each other: uninstall both, then install one (`uv sync` repairs this)"
         yield Finding("onnxruntime", "fail", " and ".join(found), advice)
         return
+    from processors._cuda import driver
     from processors._session import available_providers
 
     available = available_providers()
@@ -125,8 +126,14 @@ def _runtime(settings: Settings) -> Iterator[Finding]:
     if settings.model.require_gpu and not gpu:
         advice = "install the gpu extra on a machine with a GPU, or set model.require_gpu = false"
         yield Finding("onnxruntime", "fail", f"{found[0]} has no GPU provider, and model.require_gpu is set", advice)
+    elif "onnxruntime-gpu" in found[0] and driver() is None:
+        advice = "models run on the CPU: does `nvidia-smi` list a GPU? A container needs it passed in"
+        yield Finding("onnxruntime", "warn", f"{found[0]}, and NVIDIA's driver shows no GPU to this process", advice)
     else:
-        yield Finding("onnxruntime", "ok", f"{found[0]}, providers {', '.join(available)}")
+        shown = driver()
+        gpus = [f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB" for gpu in (shown.gpus() if shown else ())]
+        places = f"; GPUs: {'; '.join(gpus)}" if gpus else ""
+        yield Finding("onnxruntime", "ok", f"{found[0]}, providers {', '.join(available)}{places}")
 
 
 def _version(distribution: str) -> str:

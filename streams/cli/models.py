@@ -279,6 +279,7 @@ def _facts(context: typer.Context, reference: str, *, measure: bool) -> dict[str
         "metadata": {key: len(value) if len(value) > 200 else value for key, value in session.metadata.items()},
         "available": _session.available_providers(),
         "nodes": session.placement(),
+        "fallbacks": list(session.fallbacks),
         "slice": pick(curve) if curve else None,
         "curve": [{"rows": point.rows, "ms": point.ms, "rows_per_s": point.rows_per_s} for point in curve],
     }
