@@ -216,14 +216,15 @@ class _Bound:
 
     def keep_outputs(self, shown: Sequence[np.ndarray], run_options: Any) -> None:
         """Room for outputs of the shapes that a run has shown; with a graph's id, the next run records it."""
-        self.results = []
-        for tensor, result in zip(self._tensors, shown, strict=True):
-            array = self._memory.host(result.shape, dtype_of(tensor))
-            value = self._memory.value(array)
+        # All room is made before any of it is bound: a device that is full leaves things as they were.
+        arrays = [
+            self._memory.host(result.shape, dtype_of(tensor))
+            for tensor, result in zip(self._tensors, shown, strict=True)
+        ]
+        values = [self._memory.value(array) for array in arrays]
+        for tensor, value in zip(self._tensors, values, strict=True):
             self._binding.bind_ortvalue_output(tensor.name, value)
-            self.results.append(array)
-            self._outputs.append(value)
-        self._options = run_options
+        self.results, self._outputs, self._options = arrays, values, run_options
 
 
 def stream(

@@ -326,6 +326,21 @@ def test_device_that_is_full_does_not_stop_the_start(
     assert {} == session.run({"features": features(20)})[1]
 
 
+def test_device_that_fills_up_later_costs_no_row(perceptron: onnxruntime.InferenceSession) -> None:
+    """A shape that there is no room for any more is run in smaller ones, whose buffers are there."""
+    memory = RefusingMemory(1000)
+    session = Session(perceptron, PERCEPTRON, slice_size=8, pad=True, memory=memory)
+    plain = Session(perceptron, PERCEPTRON, slice_size=8, pad=True)
+    session._rows.slice = plain._rows.slice = 32
+    for left in range(5):
+        memory.left = left
+        outputs, failed = session.run({"features": features(90)})
+        expected, _ = plain.run({"features": features(90)})
+
+        assert {} == failed
+        np.testing.assert_allclose(expected["probabilities"], outputs["probabilities"], rtol=1e-5)
+
+
 def test_model_that_breaks_under_way_blames_no_row(table: onnxruntime.InferenceSession) -> None:
     """Where overlapped slices fail and a row that ran before does too, the device is gone."""
     session = Session(table, TABLE, slice_size=4, memory=DeviceMemory("cpu"), way=OVERLAP)
