@@ -81,11 +81,11 @@ def _latency(figure: Figure, report: Mapping[str, Any]) -> None:
 def _stages(figure: Figure, report: Mapping[str, Any]) -> None:
     panels = figure.subplots(1, 2)
     for axes, (how, title) in zip(
-        panels, (("worker", "a worker, wall time"), ("offline_cpu", "without Kafka, CPU time")), strict=True
+        panels, (("worker", "µs/event, a worker, wall"), ("offline_cpu", "µs/event, no Kafka, CPU")), strict=True
     ):
         stages = {stage: one for stage, one in report[how].items() if not stage.startswith("CPU")}
         _bars(axes, list(stages), list(stages.values()), [_OURS] * len(stages), digits=2)
-        axes.set_title(f"µs per event: {title}")
+        axes.set_title(title)
 
 
 def _memory(figure: Figure, report: Mapping[str, Any]) -> None:

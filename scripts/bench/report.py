@@ -60,7 +60,8 @@ def print_tables(tables: Sequence[Table], console: Console) -> None:
     from rich.table import Table as RichTable
 
     for table in tables:
-        drawn = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        console.print(f"\n{table.title}", style="bold", highlight=False)
+        drawn = RichTable(box=box.SIMPLE_HEAD)
         for at, column in enumerate(table.columns):
             drawn.add_column(column, justify="left" if at == 0 else "right")
         for row in table.rows:
