@@ -78,6 +78,7 @@ class Site:
         self.clocks = {name: Clock(self.data / "clocks" / name) for name in WORKERS}
         self.refusals: dict[str, int] = {}
         """How often a worker's log says that it refused a model, as far as that was looked at."""
+        self.model_is_wrong = False
         self.model = _copy_model(self.settings, domain)
         self.disk = make_disk(self.data / "store")
         own = {**_OVERRIDES, "store.admin_token": token, "store.port": str(self.proxies[STORE].target)}

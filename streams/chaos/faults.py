@@ -109,10 +109,13 @@ def _poison(site: Site, traffic: Traffic, fault: Fault) -> End:
 
 def _model(site: Site, _traffic: Traffic, fault: Fault) -> End:
     """The file changes under all workers; the one that starts anew must refuse, the other goes on with what it has."""
+    if site.model_is_wrong:  # an earlier one takes longer than it was meant to
+        raise NotYetError
     pids = _running(site, fault.target)
     right = site.model.read_bytes()
     restarts = site.states()[fault.target].restarts
     _replace(site, right[: len(right) // 2] + bytes(reversed(right[len(right) // 2 :])))
+    site.model_is_wrong = True
     site.signal(pids[-1:], signal.SIGKILL)
 
     def end() -> None:
@@ -120,6 +123,7 @@ def _model(site: Site, _traffic: Traffic, fault: Fault) -> End:
         if state.status != "failed":
             raise NotYetError
         _replace(site, right)
+        site.model_is_wrong = False
         said = state.log.read_text(errors="replace")
         for worker in WORKERS:
             if site.states()[worker].status == "failed":

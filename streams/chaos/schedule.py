@@ -35,6 +35,8 @@ class Kind(NamedTuple):
     lasts_s: tuple[float, float]
     """Shortest and longest; both 0 where it is over at once."""
     says: str
+    alone: bool = False
+    """Whether it touches what its targets share, so that two of it cannot overlap."""
 
 
 KINDS = (
@@ -48,7 +50,7 @@ KINDS = (
     Kind("clock", _WORKERS, (3.0, 9.0), "the wall clock jumps, and back"),
     Kind("storm", ("group",), (6.0, 10.0), "members join and leave the group every second"),
     Kind("poison", ("input",), (0, 0), "messages that can be no event"),
-    Kind("model", _WORKERS, (4.0, 8.0), "the model's file is another; the worker is started meanwhile"),
+    Kind("model", _WORKERS, (4.0, 8.0), "the model's file is another; the worker starts meanwhile", alone=True),
 )
 _BY_NAME = {kind.name: kind for kind in KINDS}
 
@@ -129,9 +131,9 @@ def schedule(
         kind, target = turn.pop()
         lasts = min(chance.uniform(*kind.lasts_s), last_s - _QUIET_START_S)
         due = _QUIET_START_S + pace_s * (number + 0.5 + chance.uniform(-_JITTER, _JITTER) / 2)
-        at = max(busy_until.get((kind.name, target), 0.0), min(due, last_s - lasts))
+        at = max(busy_until.get((kind.name, "" if kind.alone else target), 0.0), min(due, last_s - lasts))
         if at + lasts <= last_s:
             faults.append(Fault(0, kind.name, target, round(at, 2), round(lasts, 2), chance.random()))
-            busy_until[kind.name, target] = at + lasts + 0.05
+            busy_until[kind.name, "" if kind.alone else target] = at + lasts + 0.05
     faults.sort(key=lambda fault: fault.at_s)
     return [fault._replace(number=number) for number, fault in enumerate(faults, 1)]
