@@ -45,9 +45,9 @@ a limit of time, not all messages.
 What only headrace does besides: it refuses duplicates, writes card tokens instead of cards, gives reasons, tallies and
 dead letters, and keeps its state in a changelog. Quix Streams keeps histories in its state with a changelog, too, and
 commits once a second, as does Faust, whose output is not transactional whatever its settings (faust-streaming issue
-177). The loop of one event at a time keeps histories in memory and loses them with the process. The loop batched by
-hand has no state, hence none of: {missing}. So its scores differ, and where others
-differ from ours nobody wins by not working. The short answers are id, probability and decision alone.""",
+177). The loop of one event at a time keeps histories in memory and loses them with the process. All scores are compared
+with ours, event by event, so that nobody wins by not working. The loop batched by hand has no state, so its scores
+differ: it lacks {missing}. The short answers are id, probability and decision alone.""",
     "latency": """\
 Open loop: events are sent when they are due, whatever became of those before, and an event that was sent late counts
 as late. The clock stops when a read_committed consumer has the result.""",
@@ -112,6 +112,8 @@ def _section(name: str, found: Mapping[str, Any]) -> str:
         parts += [f"**{table.title}**\n"] * (len(tables) > 1)
         parts.append(report.markdown(table))
     settings = f", with {', '.join(f'`{one}`' for one in found['settings'])}" if found["settings"] else ""
-    load = found["machine"]["load_before"]
-    parts.append(f"{found['started_at']}, {found['took_s']:.0f} s, load {load} before it began{settings}.\n")
+    load, commit = found["machine"]["load_before"], found["versions"].get("commit", "unknown")
+    parts.append(
+        f"{found['started_at']}, {found['took_s']:.0f} s, commit {commit}, load {load} before it began{settings}.\n"
+    )
     return "\n".join(parts)

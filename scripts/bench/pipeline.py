@@ -65,7 +65,14 @@ def run(options: Options) -> dict[str, Any]:
         kafka.preload(stage.bootstrap, cards.TOPIC, cards.transactions(events, cards=10_000, days=60))
         pythons, missing = _environments(stage)
         speeds, agreement = _measure(stage, names, options.rounds(full=4, quick=1), events, limit_s, pythons, missing)
-    return {**_summary(speeds), "agreement": agreement, "not_run": missing, "missing_features": MISSING}
+    peers = {"Quix Streams": QUIXSTREAMS, "Faust": version("faust-streaming")}
+    return {
+        **_summary(speeds),
+        "agreement": agreement,
+        "not_run": missing,
+        "missing_features": MISSING,
+        "peers": peers,
+    }
 
 
 def _measure(
@@ -227,6 +234,7 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
             ]
         )
     notes = [f"{LABELS.get(name, name)} did not run: {why.splitlines()[0]}" for name, why in report["not_run"].items()]
+    notes.append(", ".join(f"{name} {number_}" for name, number_ in report["peers"].items()) + ".")
     found = report["result"]["ratios"]
     others = [ratio for name in ("quix", "faust", "one_event") if (ratio := found[name]) is not None]
     notes += [
