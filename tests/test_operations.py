@@ -53,9 +53,8 @@ def test_a_deployment_tells_how_it_is_and_ends_in_order(tmp_path: Path) -> None:
         send(broker.bootstrap, "transactions", list(zip(events.keys, events.values, strict=True)))
         for command in (["worker", "fraud"], ["store"]):
             started.append(subprocess.Popen(headrace_command(*options, *command), stdout=log, stderr=log))
-        worker, store = (endpoints.wait_for(tmp_path, key, 60) for key in ("metrics", "store"))
-        said = await_ready(worker)
-        stored = await_ready(store)[-1]
+        said = await_ready(worker := endpoints.wait_for(tmp_path, "metrics", 60))
+        stored = await_ready(store := endpoints.wait_for(tmp_path, "store", 60))[-1]
         scores = [msgspec.json.decode(r.value or b"") for r in out.read_until(200, 60)]
         top = subprocess.run(headrace_command(*options, "top", "--once", "--json"), capture_output=True, timeout=60)
         live = [health(url, "live")["live"] for url in (worker, store)]
