@@ -37,7 +37,7 @@ rounds, with the range behind it. Everything (load, broker, worker, readers) sha
 TEXTS = {
     "pipeline": """\
 Simulated card transactions (about 300 bytes of JSON) lie on a topic of four partitions; every contender answers them
-with the same features and the same model (200 trees) and writes the same fields, each into a topic of its own. One
+with the same features and the same model (boosted trees) and writes the same fields, each into a topic of its own. One
 process each. Speed is counted in committed offsets of the input (and no more than there are answers), from the first
 commit behind a tenth of the backlog and a second of work until the last: start-up does not count. Slow contenders get
 a limit of time, not all messages.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, suppress
@@ -186,7 +187,7 @@ class Stage:
         python = folder / "bin" / "python"
         commands = (
             ["uv", "venv", "-q", "--no-project", "--python", sys.executable, str(folder)],
-            ["uv", "pip", "install", "-q", "--python", str(python), *requirements],
+            ["uv", "pip", "install", "-q", *_pinned_in_time(), "--python", str(python), *requirements],
         )
         for command in commands:
             try:
@@ -221,6 +222,12 @@ class Stage:
         process: Any = kind(name, argv, log or self.folder / f"{name}-{number}.log", environment)
         self._stack.callback(process.stop)
         return process
+
+
+def _pinned_in_time() -> list[str]:
+    """The day that the project's own packages are resolved for, so that a peer is the same next year."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return ["--exclude-newer", project["tool"]["uv"]["exclude-newer"]]
 
 
 def _sample_name(name: str, labels: Mapping[str, str]) -> str:
