@@ -85,11 +85,13 @@ class Writer:
 
     def _write(self, batch: Batch) -> bool:
         """Announced where it takes more than one insert, or a view makes something of it; proved afterwards."""
-        if len(batch.pieces) > 1 or self._progress.has_views(batch.table):
+        has_views = self._progress.has_views(batch.table)
+        if len(batch.pieces) > 1 or has_views:
             self._progress.announce(batch.table, *batch.place, batch.first, batch.last)
         missing: dict[str, int | None] = {}
-        # An insert that failed in the middle may leave its token behind and no rows: they then go under another one.
-        for again in ("", ":again"):
+        # An insert that failed in the middle may leave its token behind and no rows: they then go under another one,
+        # unless a view may have made something of them already.
+        for again in ("",) if has_views else ("", ":again"):
             for piece in batch.pieces:
                 self._insert(piece, batch, again)
             if batch.claim is not None and not self._progress.owns(batch.claim):
@@ -101,8 +103,9 @@ class Writer:
                 raise passing
         table, until = missing.popitem()
         raise StopError(
-            f"ClickHouse took rows of {batch.place} up to offset {batch.last} for {table} twice, but holds them up to"
-            f" {until}. Look for what deletes or hides rows of {table}, then start the store again."
+            f"ClickHouse took rows of {batch.place} up to offset {batch.last} for {table} but holds them up to {until}:"
+            f" something deletes or hides rows of {table}. Look for it; or drop {table}, and it will be made anew from"
+            " what Kafka holds."
         )
 
     def _insert(self, piece: Piece, batch: Batch, again: str) -> None:
