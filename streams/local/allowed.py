@@ -73,7 +73,8 @@ def missing_rights(config: Mapping[str, Any], wanted: Iterable[Right]) -> list[R
     topics = [right for right in wanted if right.resource == "topic"]
     groups = [right for right in wanted if right.resource == "group"]
     causes: list[KafkaError] = []
-    admin = AdminClient({"log_level": 0, **config, "error_cb": causes.append})
+    ours: dict[str, Any] = {"log_level": 0, "error_cb": causes.append}
+    admin = AdminClient({**config, **ours})
     metadata(admin, config, causes, _TIMEOUT_S)
     allowed = {("topic", name): found for name, found in _of_topics(admin, {r.name for r in topics}).items()}
     allowed |= {("group", name): found for name, found in _of_groups(admin, {r.name for r in groups}).items()}

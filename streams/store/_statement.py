@@ -4,8 +4,9 @@ The engine's access control and `readonly` refuse nearly everything a reader mus
 refused here, on the parsed tree, never on the text:
 
 - `INTO OUTFILE` and `FROM INFILE`, which the embedded client side carries out before any access is checked;
-- the functions `file` (reads any file where the engine is embedded), `eval` (runs SQL from a string, which would hide
-  the others), `executable` (runs scripts), `Python` (reaches into this process), and those that call language models;
+- the functions `file` (reads any file where the engine is embedded), `sqlite` (makes a missing file before it looks
+  at rights), `eval` (runs SQL from a string, which would hide the others), `executable` (runs scripts), `Python`
+  (reaches into this process), and those that call language models;
 - engines of an administrator's tables and databases that keep their data elsewhere;
 - statements other than questions: `KILL QUERY` could stop the sink's inserts, `SET` and `USE` have no meaning here.
 """
@@ -51,7 +52,7 @@ _QUESTIONS = frozenset(
 _CHANGES = frozenset(
     {"AlterQuery", "CreateQuery", "DropQuery", "InsertQuery", "OptimizeQuery", "Rename", "TruncateQuery"}
 )
-_FORBIDDEN = re.compile(r"^ *Function (?:file|eval|executable\w*|python|ai\w*)\b", re.IGNORECASE | re.MULTILINE)
+_FORBIDDEN = re.compile(r"^ *Function (?:file|sqlite|eval|executable\w*|python|ai\w*)\b", re.IGNORECASE | re.MULTILINE)
 # A quoted string right under the root, or under an explained statement, is a file name; no question has one there.
 _FILE = re.compile(r"^ {1,2}Literal \\?'", re.MULTILINE)
 # Engines that keep their data here; the others are doors to files, servers and scripts.
