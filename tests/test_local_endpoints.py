@@ -67,6 +67,20 @@ def test_the_dead_have_no_endpoints(tmp_path: Path, other_process: subprocess.Po
     assert "kafka" not in json.loads((tmp_path / "endpoints.json").read_text())
 
 
+def test_an_endpoint_names_its_process(tmp_path: Path, other_process: subprocess.Popen[bytes]) -> None:
+    """The process behind an endpoint is known while it lives."""
+    endpoints.publish(tmp_path, "kafka", "x", pid=other_process.pid)
+    alive = endpoints.owner(tmp_path, "kafka")
+    other_process.kill()
+    other_process.wait()
+
+    assert (other_process.pid, None, None) == (
+        alive,
+        endpoints.owner(tmp_path, "kafka"),
+        endpoints.owner(tmp_path, "nothing"),
+    )
+
+
 def test_a_process_id_that_came_again_is_no_owner(tmp_path: Path) -> None:
     """An owner is a process id and its start: another process with the same id owns nothing."""
     endpoints.publish(tmp_path, "kafka", "a")

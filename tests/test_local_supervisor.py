@@ -106,6 +106,24 @@ def test_restarts_are_bounded(tmp_path: Path) -> None:
     assert (state.status, state.restarts, state.exit_code, state.pid) == ("failed", 3, 3, None)
 
 
+def test_one_that_gave_up_can_be_started_again(tmp_path: Path) -> None:
+    """What kept it from starting was mended: it begins with a clean record; one that runs is left alone."""
+    cause = tmp_path / "cause"
+    cause.touch()
+    script = f"import pathlib, sys, time\nif pathlib.Path({str(cause)!r}).exists(): sys.exit(2)\ntime.sleep(60)"
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start("worker", [sys.executable, "-c", script], policy=_FAST)
+        _poll_until(supervisor, lambda: supervisor.states()[0].status == "failed")
+        cause.unlink()
+        supervisor.again("worker")
+        again = supervisor.states()[0]
+        supervisor.again("worker")
+        supervisor.poll()
+
+        assert ("running", 1) == (again.status, again.restarts)
+        assert again.pid == supervisor.states()[0].pid
+
+
 def test_the_end_of_a_log_is_of_this_run(tmp_path: Path) -> None:
     """What earlier runs said is left out of the error, and what was said at each restart is said once."""
     log = tmp_path / "logs" / "broken.log"
