@@ -54,14 +54,19 @@ as late. The clock stops when a read_committed consumer has the result.""",
     "stages": """\
 The worker's own metrics under full load, and the same code in a loop without Kafka. `poll` includes waiting for the
 client's threads; `commit` includes state changes, tallies and the transaction.""",
-    "memory": "Resident memory of the worker process while events come in; 2.2 transactions a day and card.",
+    "memory": """\
+Resident memory of the worker process while events come in, 2.2 transactions a day and card. The load waits for the
+worker: what a backlog takes in the client's queues is in the section on overload.""",
     "restore": "A worker starts with a changelog that another one wrote: from its assignment until all state is there.",
     "sink": "The store process works off a topic of results; the limit is the same rows as Arrow blocks in memory.",
     "scale": """\
 One and two workers on the same backlog. `perceptron` is a domain that costs nothing but its model of a million
 parameters (64-512-1024-384-1).""",
     "model": "The same rows in the same slices, one thread: what cutting, checking and copying cost. Random weights.",
-    "overload": "A light load, then twice the measured capacity, then a light load again.",
+    "overload": """\
+A light load, then twice the measured capacity, then a light load again. How long the next event to be answered has
+waited in Kafka is the age of the message at the committed offset; the queues are the worker's own metrics, and hold
+what its client has read ahead and not yet sent.""",
 }
 
 
