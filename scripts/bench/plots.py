@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which people tell apart whatever they see of red and green.
 _OURS, _OTHERS, _THIRD, _FOURTH = "#0072B2", "#999999", "#E69F00", "#009E73"
-_COUNT = StrMethodFormatter("{x:,.0f}")
+_COUNT = StrMethodFormatter("{x:,.10g}")
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "headrace",
@@ -164,7 +164,7 @@ def _bars(
         axes.annotate(text, (one["high"], place), va="center", fontsize=8, xytext=(2, 0), textcoords="offset points")
     axes.set_yticks(places, names)
     axes.locator_params(axis="x", nbins=4)
-    axes.xaxis.set_major_formatter(_COUNT if max(medians) > 1000 else StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_major_formatter(_COUNT)
     axes.invert_yaxis()
     axes.margins(x=0.2)
 
