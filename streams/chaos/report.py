@@ -40,9 +40,8 @@ def write_report(page: Path, ledger: Mapping[str, Any], wrong: Sequence[str]) ->
 
 def rendered(ledger: Mapping[str, Any], wrong: Sequence[str]) -> str:
     """The ledger as Markdown."""
-    command = f"headrace chaos --seed {ledger['seed']} --minutes {ledger['minutes']:g} --rate {ledger['rate']:g}"
     lines = [
-        f"`{command}`, {datetime.now(UTC):%d %B %Y}, {_machine()}.",
+        f"`{ledger['command']}`, {datetime.now(UTC):%d %B %Y}, {_machine()}.",
         "",
         "**Nothing is wrong.**" if not wrong else "**Something is wrong:**",
         *(f"- {line}" for line in wrong),

@@ -18,7 +18,7 @@ from streams.chaos.evidence import Tables
 from streams.chaos.faults import BEGIN
 from streams.chaos.happening import Happenings
 from streams.chaos.probe import Probe
-from streams.chaos.schedule import read_kinds, read_targets, schedule
+from streams.chaos.schedule import PACE_S, read_kinds, read_targets, schedule
 from streams.demo.ledger import Ledger
 from streams.demo.run import load_demo
 from streams.demo.traffic import Traffic
@@ -60,8 +60,15 @@ class Options(NamedTuple):
     """Kinds of faults, `a,b,c`; all where empty."""
     targets: str = ""
     """Whom they hit, `a,b,c`; everybody where empty."""
-    pace_s: float = 10.0
+    pace_s: float = PACE_S
     keep: bool = False
+
+    @property
+    def command(self) -> str:
+        """What somebody types for the same run."""
+        chosen = {"faults": self.kinds, "targets": self.targets, "pace": "" if self.pace_s == PACE_S else self.pace_s}
+        rest = "".join(f" --{name} {value}" for name, value in chosen.items() if value)
+        return f"headrace chaos {self.domain} --seed {self.seed} --minutes {self.minutes:g} --rate {self.rate:g}{rest}"
 
 
 class Outcome(NamedTuple):
@@ -252,6 +259,7 @@ class _Run:
         return {
             "faults": self._happenings.happened,
             **account,
+            "command": options.command,
             "seed": options.seed,
             "minutes": options.minutes,
             "rate": options.rate,

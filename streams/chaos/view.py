@@ -62,7 +62,7 @@ def shown_figures(ledger: Mapping[str, Any]) -> dict[str, str]:
     """The ledger as rows of text: what has parts in one line."""
     rows = {}
     for name, value in ledger.items():
-        if name == "recovery_s":
+        if name in ("command", "recovery_s"):
             continue
         if isinstance(value, dict):
             rows[name] = ", ".join(f"{part} {formatted(number)}" for part, number in value.items()) or "none"
