@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -40,6 +40,9 @@ TALLY_TOPIC = "merchant-tallies"
 MINUTE_MS = 60_000
 # A float32 has seven digits; more would only make results longer.
 _PROBABILITY_DIGITS = 8
+
+# Numbers of so many rows are made at a time, and are written while they are still in a core's cache.
+_KEPT_ROWS = 512
 
 _WHOLE = frozenset({"hour", "weekday", "category", "age", "gender", "region"})
 _NO_REASONS: list[Reason] = []
@@ -238,9 +241,15 @@ class FraudProcessor:
         """The values by name: structs, which are made and written three times as fast as dictionaries."""
         if not self.settings.keep_features:
             return repeat({})
-        columns: list[list[float | None]] = features.values.T.tolist()
+        rows = len(features.values)
+        return chain.from_iterable(
+            self._kept(features.values[start : start + _KEPT_ROWS]) for start in range(0, rows, _KEPT_ROWS)
+        )
+
+    def _kept(self, values: NDArray[np.float64]) -> Iterable[Any]:
+        columns: list[list[float | None]] = values.T.tolist()
         for at in self._whole:
-            columns[at] = _whole_numbers(features.values[:, at])
+            columns[at] = _whole_numbers(values[:, at])
         return map(self._values_type, *columns)
 
 
