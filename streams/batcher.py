@@ -52,9 +52,12 @@ class Batcher:
 
     def due(self, now: float) -> bool:
         """Whether a micro-batch should be taken."""
-        return self._count > 0 and (
-            self._count >= self._max_size or self._bytes >= self._max_bytes or self.wait_s(now) <= 0
-        )
+        return self.full or self.wait_s(now) <= 0
+
+    @property
+    def full(self) -> bool:
+        """Whether a micro-batch is as large as it may be."""
+        return self._count >= self._max_size or self._bytes >= self._max_bytes
 
     def wait_s(self, now: float) -> float:
         """Seconds until the oldest record's deadline; infinite where nothing waits, never negative."""

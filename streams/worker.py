@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 # A loop that is idle still looks at its tables, its restores and the stop flag this often.
 _IDLE_S = 0.1
-# With answers at hand and nothing to read, the commit that they wait for is looked at this often.
+# Where something waits for the commit under way, that is looked at this often.
 _COMMITTING_S = 0.001
 # Failures in a row, without one commit between, after which the process gives up and its supervisor starts it afresh.
 _MAX_FAILURES = 20
@@ -170,7 +170,7 @@ class Worker:
         started = time.perf_counter()
         now = self._read()
         self._metrics.observe_stage("poll", time.perf_counter() - started)
-        while self._batcher.due(now):
+        while self._batch_due(now):
             self._process(self._batcher.take())
             now = time.monotonic()
             if self._transaction.due(now):
@@ -196,8 +196,13 @@ class Worker:
         """How long a poll may wait: until the micro-batch or the transaction is due, or the restore wants its turn."""
         if self._restoring:
             return 0.0
-        idle_s = _COMMITTING_S if self._outbox and not len(self._batcher) else _IDLE_S
-        return max(0.0, min(idle_s, self._batcher.wait_s(now), self._transaction.due_in(now)))
+        if self._committing.busy and (self._outbox or len(self._batcher)):
+            return max(0.0, min(_COMMITTING_S, self._transaction.due_in(now)))
+        return max(0.0, min(_IDLE_S, self._batcher.wait_s(now), self._transaction.due_in(now)))
+
+    def _batch_due(self, now: float) -> bool:
+        """While a commit is under way only what is full is inferred: other answers would wait, and cost more so."""
+        return self._batcher.full if self._committing.busy else self._batcher.due(now)
 
     def _process(self, records: Records) -> None:
         """Infers a micro-batch; what came of it belongs to the transaction that is open or about to be."""

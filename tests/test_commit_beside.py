@@ -66,7 +66,7 @@ class Tells:
 
 @pytest.mark.parametrize("failure", [None, AbortError("void, says the test"), UnknownOutcomeError("who knows")])
 def test_the_loop_infers_while_a_commit_lasts(stage: dict[str, str], failure: Exception | None) -> None:
-    """Nothing is sent before the commit is over, and every event is answered once by the right state either way."""
+    """Full micro-batches go on, nothing is sent before the commit is over, and all is answered once, and right."""
     emitters: list[LongCommits] = []
     topic = stage["bootstrap"], stage["topic"]
     events = [(b"k%d" % (i % 40), b"%d" % i) for i in range(1000)]
@@ -77,7 +77,7 @@ def test_the_loop_infers_while_a_commit_lasts(stage: dict[str, str], failure: Ex
         return emitters[-1]
 
     out = Follower(stage["bootstrap"], stage["output"])
-    worker = make_worker(**stage, slot="0", session=Tells(emitters), wrap=wrap)
+    worker = make_worker(**stage, slot="0", session=Tells(emitters), wrap=wrap, max_size=100)
     send(*topic, events[:400])
     with running(worker):
         records = out.read_until(1000, 30)
