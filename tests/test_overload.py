@@ -95,9 +95,9 @@ def test_a_backlog_waits_in_kafka_and_not_in_the_process(stage: dict[str, str], 
 
 def test_the_page_has_the_bounds_that_are_set() -> None:
     """The formula's numbers are those of the clients' settings."""
-    assert (64 * MIB, 50 * MIB) == (
+    assert (32 * MIB, 8_000_000) == (
         _CONSUMER_DEFAULTS["queued.max.messages.kbytes"] * 1024,
         _CONSUMER_DEFAULTS["fetch.max.bytes"],
     )
     assert 128 * MIB == PRODUCED
-    assert "2 · (64 MiB + 50 MiB · c) + 128 MiB" in PAGE
+    assert "2 · (32 MiB + 8 MB · c) + 128 MiB" in PAGE
