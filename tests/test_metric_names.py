@@ -13,7 +13,8 @@ from schemas.envelope import Record, Reject
 from streams.observe._gpu import GpuMemory
 from streams.observe.metrics import MOST_REASONS, MonitorMetrics, SinkMetrics, WorkerMetrics, process_registry
 
-PAGE = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "operations.md").read_text()
 SUFFIXES = {"counter": "_total", "info": "_info"}
 # What a name ends with: base units, or the plural of what is counted.
 UNITS = ("_seconds", "_bytes", "_ratio", "_messages", "_events", "_rows", "_keys", "_fds", "_letters", "_transactions")
@@ -126,6 +127,18 @@ def test_names_in_the_text_exist() -> None:
     known = {shown_name(family) for family in FAMILIES.values()}
 
     assert set() == set(re.findall(r"\bheadrace_[a-z_]+[a-z]\b", PAGE)) - known
+
+
+@pytest.mark.parametrize("readers", ["scripts", "streams/top"])
+def test_readers_ask_for_what_is_served(readers: str) -> None:
+    """What benchmarks and the live view ask for by name exists: a name that does not would read as zero for ever."""
+    texts = [path.read_text() for path in (ROOT / readers).rglob("*.py")]
+    asked = {name for text in texts for name in re.findall(r"\bheadrace_[a-z_]+[a-z]\b", text)}
+    served = {shown_name(family) for family in FAMILIES.values()}
+    served |= {family.name for family in FAMILIES.values() if family.type == "info"}
+
+    assert asked
+    assert set() == {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked} - served
 
 
 def test_reasons_are_told_apart_up_to_a_bound() -> None:

@@ -31,6 +31,7 @@ _GOAL_LOAD = 0.5
 _PAUSE_S = 1.0
 _PATIENCE_S = 10.0
 _CARDS, _DAYS = 10_000, 30.0
+_LAG = "headrace_consumer_lag_messages{"
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -123,8 +124,7 @@ def _await_end(worker: Headrace, load: Process, end: float) -> None:
         time.sleep(0.1)
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline:
-        lag = sum(value for name, value in worker.metrics().items() if name.startswith("headrace_consumer_lag{"))
-        if not lag:
+        if not sum(value for name, value in worker.metrics().items() if name.startswith(_LAG)):
             time.sleep(0.5)  # the last results are on their way
             return
         time.sleep(0.2)
