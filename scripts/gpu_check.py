@@ -25,9 +25,10 @@ import onnxruntime
 
 from processors import _cuda
 from processors._provider_options import CUDA
+from scripts.bench.machine import now
 from scripts.gpu.cases import cases
 from scripts.gpu.measure import Finding, Plan, check
-from scripts.gpu.report import Report, as_json, machine, markdown, now
+from scripts.gpu.report import Report, as_json, machine, markdown
 from scripts.gpu.ways import CONTENDERS, Place
 
 NO_GPU = 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
-import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from streams.local.broker import Broker
+from streams.local.broker import Broker, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -100,7 +99,7 @@ class SecuredBroker:
         certificate, key = self.authority.issue("broker")
         both = folder / "certificates" / "broker-both.pem"
         both.write_bytes(key.read_bytes() + certificate.read_bytes())
-        self.port = _free_port()
+        self.port = free_port()
         self.broker = Broker.start(folder, properties=self._properties(both), users=USERS)
 
     @property
@@ -181,9 +180,3 @@ def _binding(user: str, right: Right) -> AclBinding:
     pattern = ResourcePatternType.PREFIXED if right.prefixed else ResourcePatternType.LITERAL
     operation = AclOperation["DESCRIBE_CONFIGS" if right.operation == "DescribeConfigs" else right.operation.upper()]
     return AclBinding(kind, right.name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -17,6 +17,8 @@ DOMAIN, TOPIC, OUTPUT = "fraud", "transactions", "fraud-scores"
 
 _AT_ONCE = 10_000
 _DAY_S = 86_400
+# As often as the simulator's cards are used where their number is not given.
+_EVENTS_PER_CARD_AND_DAY = 2.2
 
 
 def transactions(
@@ -26,6 +28,11 @@ def transactions(
     end_ms = round((time.time() - ends_days_ago * _DAY_S) * 1000)
     for batch in Simulator(seed, cards=cards, events=events, days=days, end_ms=end_ms).batches(_AT_ONCE):
         yield from zip(batch.keys, batch.values, strict=True)
+
+
+def days_of(events: int, cards: int) -> float:
+    """How many days so many events of so many cards are, a day at least."""
+    return max(1.0, events / cards / _EVENTS_PER_CARD_AND_DAY)
 
 
 def model_facts() -> dict[str, Any]:

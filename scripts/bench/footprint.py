@@ -18,17 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from confluent_kafka import Producer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from processors.fraud.demo import simulate
+from scripts.bench import cards, kafka
 from streams.local.connection import kafka_config
 from streams.local.services import Services
 from streams.settings import load_settings
 from streams.store.asking import ask_over_http
 
-_INPUT = "transactions"
 _PATIENCE_S = 300.0
 _ROWS = "SELECT count() FROM fraud_scores"
 _BYTES_PER_ROW = (
@@ -47,7 +46,7 @@ def main() -> None:
         with Services(settings, "fraud", arguments.workers, overrides=overrides) as services:
             services.start(lambda said: print(said, file=sys.stderr))
             before = _processes(services)
-            sent_s = _send(kafka_config(settings), arguments.events, arguments.rate)
+            sent_s = _send(kafka_config(settings)["bootstrap.servers"], arguments.events, arguments.rate)
             url = services.endpoints()["clickhouse"]
             _await_rows(url, arguments.events)
             after = _processes(services)
@@ -87,30 +86,20 @@ def _processes(services: Services) -> dict[str, tuple[float, int]]:
     return found
 
 
-def _send(kafka: dict[str, str], events: int, rate: float) -> float:
+def _send(bootstrap: str, events: int, rate: float) -> float:
     """Sends simulated transactions and their labels; returns the seconds that it took."""
-    producer = Producer(
-        {
-            **kafka,
-            "enable.idempotence": True,
-            "compression.type": "lz4",
-            "linger.ms": 5,
-            "batch.size": 1_000_000,
-            "partitioner": "murmur2_random",
-            "queue.buffering.max.messages": 1_000_000,
-        }
-    )
+    writer = kafka.producer(bootstrap)
     began, sent = time.monotonic(), 0
     for batch in simulate(events, seed=7):
         for key, value in zip(batch.keys, batch.values, strict=True):
-            producer.produce(_INPUT, value, key)
+            kafka.send(writer, cards.TOPIC, key, value)
         for side in batch.side:
-            producer.produce(side.topic, side.value, side.key)
+            kafka.send(writer, side.topic, side.key, side.value)
         sent += len(batch.keys)
-        producer.poll(0)
+        writer.poll(0)
         if rate:
             time.sleep(max(0.0, began + sent / rate - time.monotonic()))
-    producer.flush(60)
+    writer.flush(60)
     return time.monotonic() - began
 
 

@@ -43,12 +43,7 @@ def preload(bootstrap: str, topic: str, messages: Iterable[tuple[bytes | None, b
     """Writes messages as fast as it goes and waits until they are there; returns how many."""
     writer, count = producer(bootstrap), 0
     for key, value in messages:
-        while True:
-            try:
-                writer.produce(topic, value, key)
-                break
-            except BufferError:
-                writer.poll(0.05)
+        send(writer, topic, key, value)
         count += 1
         if count % 1000 == 0:
             writer.poll(0)
@@ -56,6 +51,16 @@ def preload(bootstrap: str, topic: str, messages: Iterable[tuple[bytes | None, b
     if left:
         raise RuntimeError(f"{left} messages did not reach {topic}: is the disk full?")
     return count
+
+
+def send(writer: Producer, topic: str, key: bytes | None, value: bytes | None) -> None:
+    """Hands a message over; where the client's queue is full, it waits for room."""
+    while True:
+        try:
+            writer.produce(topic, value, key)
+            return
+        except BufferError:
+            writer.poll(0.05)
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""Where and with what a benchmark ran: without it a figure says nothing."""
+"""Where and with what a benchmark or a check ran: without it a figure says nothing."""
 
 from __future__ import annotations
 
@@ -10,21 +10,31 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 ROOT = Path(__file__).parents[2]
 _LIBRARIES = ("confluent-kafka", "onnxruntime", "onnxruntime-gpu", "numpy", "msgspec", "orjson", "chdb")
 
 
 def describe() -> dict[str, Any]:
     """CPU, cores, memory, system, and how loaded the machine is before the benchmark begins."""
+    import psutil  # the check of a GPU does without
+
     return {
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "cores": cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "os": f"{_distribution()}, {platform.system()} {platform.release()}",
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def cpu() -> str:
+    """Its name, as the kernel or else the platform tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def cores() -> int:
@@ -66,15 +76,6 @@ def _commit() -> str:
         return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _distribution() -> str:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from scripts.bench.options import Options
 
 TITLE = "Memory of a worker"
-_EVENTS_PER_CARD_AND_DAY = 2.2
 _POLL_S = 0.25
 _LAST_THIRD = 0.7
 # So few wait at most: `bench overload` is about what a backlog takes in the client's queues, this is about state.
@@ -70,7 +69,6 @@ def _one(stage: Stage, case: _Case) -> list[dict[str, float]]:
     worker = stage.worker(cards.DOMAIN, "memory")
     worker.wait_ready()
     samples = [{"events": 0, "rss_mb": round(worker.rss_mb(), 1), "peak_mb": round(worker.peak_mb(), 1)}]
-    days = max(1.0, case.events / case.cards / _EVENTS_PER_CARD_AND_DAY)
     load = stage.script(
         "fill",
         {
@@ -80,7 +78,7 @@ def _one(stage: Stage, case: _Case) -> list[dict[str, float]]:
             "ahead": _AHEAD,
             "events": case.events,
             "cards": case.cards,
-            "days": days,
+            "days": cards.days_of(case.events, case.cards),
             "seed": 1,
         },
     )

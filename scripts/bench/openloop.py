@@ -64,7 +64,7 @@ def main() -> None:
     sent = 0
     for upto in _ticks(due, start):
         for key, value in events[sent:upto]:
-            writer.produce(given["topic"], value, key)
+            kafka.send(writer, given["topic"], key, value)
         sent = upto
         writer.poll(0)
     writer.flush(60)

@@ -29,7 +29,6 @@ TITLE = "Overload: twice the capacity, and the way back"
 FACTOR, LIGHT = 2.0, 0.1
 _GROUP = "overload"
 _CARDS = 20_000
-_EVENTS_PER_CARD_AND_DAY = 2.2
 # Over what the first events took on the disk: light loads, and some air.
 _ROOM = 1.3
 _SAMPLE_S = 1.0
@@ -117,7 +116,7 @@ def _loads(light: float, heavy: float, lengths: _Lengths, limit_s: float) -> lis
     """The three loads; event time goes on from one to the next, as fast as for these cards in life."""
     parts = ((light, lengths.before_s), (heavy, lengths.overload_s), (light, limit_s + lengths.after_s + 10))
     events = [max(1, int(rate * seconds)) for rate, seconds in parts]
-    days = [max(1.0, count / _CARDS / _EVENTS_PER_CARD_AND_DAY) for count in events]
+    days = [cards.days_of(count, _CARDS) for count in events]
     return [
         _Load(rate, count, days[at], sum(days[at + 1 :]))
         for at, ((rate, _), count) in enumerate(zip(parts, events, strict=True))

@@ -22,12 +22,7 @@ def main() -> None:
         if sent % _AT_ONCE == 0:
             writer.poll(0)
             time.sleep(max(0.0, began + sent / given["rate"] - time.monotonic()))
-        while True:
-            try:
-                writer.produce(given["topic"], value, key)
-                break
-            except BufferError:
-                writer.poll(0.05)
+        kafka.send(writer, given["topic"], key, value)
     writer.flush(120)
 
 

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from scripts.bench.machine import ROOT
 from streams.local import children, endpoints
+from streams.local.broker import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -201,7 +202,7 @@ class Stage:
         data = self.folder / f"data-{len(self._data)}"
         data.mkdir()
         self._data.append(data)
-        chosen = {"kafka.bootstrap": self.bootstrap, "metrics.port": _free_port()}
+        chosen = {"kafka.bootstrap": self.bootstrap, "metrics.port": free_port()}
         chosen |= {key.replace("__", "."): value for key, value in settings.items()}
         pairs = [f"{key}={value}" for key, value in chosen.items()]
         process: Headrace = self._start(name, [*self._headrace(data, pairs), *arguments], Headrace, data / "log")
@@ -233,11 +234,3 @@ def _pinned_in_time() -> list[str]:
 def _sample_name(name: str, labels: Mapping[str, str]) -> str:
     inside = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
     return f"{name}{{{inside}}}" if inside else name
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ import msgspec
 import onnxruntime
 
 from processors import _cuda
+from scripts.bench.machine import cores, cpu
 from scripts.gpu.measure import Finding
 
 if TYPE_CHECKING:
@@ -75,15 +74,10 @@ def machine(device_id: int, *, dry: bool) -> Machine:
         providers=tuple(onnxruntime.get_available_providers()),
         python=platform.python_version(),
         numpy=version("numpy"),
-        cpu=_cpu(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu=cpu(),
+        cores=cores(),
         system=f"{platform.system()} {platform.release()}",
     )
-
-
-def now() -> str:
-    """The time, in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def markdown(report: Report) -> str:
@@ -193,15 +187,6 @@ def _distribution() -> str:
             continue
         return name
     return "unknown"
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def as_json(report: Report) -> dict[str, Any]:
