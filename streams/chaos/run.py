@@ -214,11 +214,7 @@ class _Run:
     def _look(self, timeout_s: float) -> int:
         """Takes what has come back, looks after the processes and the faults, and shows the state."""
         came = self._traffic.read(timeout_s)
-        for answer, latency_s, at in came:
-            if answer is None:
-                self._progress.dead_letters += 1
-            else:
-                self._progress.saw(answer, latency_s, at)
+        self._progress.took(came)
         now = time.time()
         supervisor = self._site.services.supervisor
         supervisor.poll()

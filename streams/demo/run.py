@@ -179,11 +179,7 @@ class _Run:
     def _read(self, timeout_s: float) -> int:
         """Takes what has come back, looks after the processes and shows the state."""
         came = self._traffic.read(timeout_s)
-        for answer, latency_s, at in came:
-            if answer is None:
-                self._progress.dead_letters += 1
-            else:
-                self._progress.saw(answer, latency_s, at)
+        self._progress.took(came)
         now = time.time()
         if now >= self._shown_at + _SHOW_EVERY_S:
             self._shown_at = now

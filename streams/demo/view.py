@@ -16,9 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from processors._demo import Answer, Demo
+    from streams.demo.traffic import Came
 
 __all__ = ["Progress", "View", "formatted", "in_a_row", "make_view", "numbers"]
 
@@ -40,8 +41,15 @@ class Progress:
         self._latencies: deque[tuple[float, float]] = deque()
         self._counts: deque[tuple[float, int]] = deque()
 
-    def saw(self, answer: Answer, latency_s: float | None, now: float) -> None:
-        """A result was read."""
+    def took(self, came: Iterable[Came]) -> None:
+        """These came back."""
+        for answer, latency_s, at in came:
+            if answer is None:
+                self.dead_letters += 1
+            else:
+                self._saw(answer, latency_s, at)
+
+    def _saw(self, answer: Answer, latency_s: float | None, now: float) -> None:
         self.answered += 1
         if latency_s is not None:
             self._latencies.append((now, latency_s * 1000))
