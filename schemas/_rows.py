@@ -19,7 +19,7 @@ from msgspec import inspect
 
 from schemas._nodes import fields_of, node_of
 from schemas._refusal import explain
-from schemas.codec import MAX_PAYLOAD_BYTES, JsonCodec
+from schemas.codec import MAX_PAYLOAD_BYTES, JsonCodec, bounded_values, without
 from schemas.envelope import Reject
 
 if TYPE_CHECKING:
@@ -60,11 +60,9 @@ class JsonRows(JsonCodec[T]):
         # No names are known yet: the first row will teach them.
         self._packed = self._of_shape(((),) * len(self._maps)) if self._maps else self._decoder
 
-    def decode_records(self, records: Sequence[Record], /) -> tuple[list[T], list[Record], list[Reject]]:
+    def decode_records(self, records: Sequence[Record], /) -> tuple[list[T], Sequence[Record], list[Reject]]:
         """Rows, the records they came from, and rejects for the others."""
-        values = [record.value for record in records]
-        if max(map(len, filter(None, values)), default=0) > self._max_bytes:
-            values = [b"" if value is not None and len(value) > self._max_bytes else value for value in values]
+        values = bounded_values(records, self._max_bytes)
         rows: list[T] = []
         refused: dict[int, Reject] = {}
         remaining = iter(values)
@@ -85,9 +83,7 @@ class JsonRows(JsonCodec[T]):
             rows.append(row)
             lessons += 1
             decoder = self._learn(row) if lessons <= _MOST_LESSONS else self._decoder
-        if not refused:
-            return rows, list(records), []
-        return rows, [record for at, record in enumerate(records) if at not in refused], list(refused.values())
+        return rows, without(records, refused), list(refused.values())
 
     def _learn(self, row: T) -> msgspec.json.Decoder[T]:
         """The decoder of rows that have the same names as this one; it is the first to be tried from now on."""

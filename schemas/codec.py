@@ -22,9 +22,11 @@ __all__ = [
     "Codec",
     "JsonCodec",
     "RefusedError",
+    "bounded_values",
     "codec_for",
     "decode_records",
     "encode",
+    "without",
 ]
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -90,12 +92,9 @@ def decode_records(
         fields: Names that a reject's path may show where the document itself is malformed.
         max_bytes: Values above are rejected unread.
     """
-    values = records.values if isinstance(records, Records) else [record.value for record in records]
-    if max(map(len, filter(None, values)), default=0) > max_bytes:
-        values = [b"" if value is not None and len(value) > max_bytes else value for value in values]
     events: list[T] = []
     refused: dict[int, Reject] = {}
-    remaining = iter(values)
+    remaining = iter(bounded_values(records, max_bytes))
     while True:
         try:
             # `extend` keeps what came before an exception, and the iterator goes on behind the value that raised:
@@ -109,11 +108,23 @@ def decode_records(
             refused[row] = Reject(records[row], refusal.reason, refusal.path, refusal.detail)
         else:
             break
+    return events, without(records, refused), list(refused.values())
+
+
+def bounded_values(records: Sequence[Record], max_bytes: int) -> Sequence[bytes | None]:
+    """The values of a batch; those above the bound are empty, so that nothing tries to decode them."""
+    values = records.values if isinstance(records, Records) else [record.value for record in records]
+    if max(map(len, filter(None, values)), default=0) <= max_bytes:
+        return values
+    return [b"" if value is not None and len(value) > max_bytes else value for value in values]
+
+
+def without(records: Sequence[Record], refused: Collection[int]) -> Sequence[Record]:
+    """The records of a batch but for these rows; the batch itself where none was refused."""
     if not refused:
-        return events, records, []
+        return records
     rows = [row for row in range(len(records)) if row not in refused]
-    kept = records.take(rows) if isinstance(records, Records) else [records[row] for row in rows]
-    return events, kept, list(refused.values())
+    return records.take(rows) if isinstance(records, Records) else [records[row] for row in rows]
 
 
 def encode(events: Iterable[Any]) -> list[bytes]:
