@@ -118,6 +118,22 @@ def row_mixer(path: Path) -> Path:
     )
 
 
+def as_wide_as_values_differ(path: Path) -> Path:
+    """Zeros with a column for each different value of a run: a shape that values decide."""
+    return save(
+        path,
+        [
+            helper.make_node("Unique", ["x"], ["u"]),
+            helper.make_node("Shape", ["u"], ["n"]),
+            helper.make_node("Shape", ["x"], ["b"]),
+            helper.make_node("Concat", ["b", "n"], ["both"], axis=0),
+            helper.make_node("ConstantOfShape", ["both"], ["y"]),
+        ],
+        {"x": (FLOAT, ["batch"])},
+        {"y": (FLOAT, ["batch", "different"])},
+    )
+
+
 def manifest(
     model: Path, name: str = "doubling", version: str = "1.0.0", keys: Mapping[str, str | None] | None = None
 ) -> Path:

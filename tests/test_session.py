@@ -177,18 +177,7 @@ def test_rows_may_be_counted_on_another_axis(folder: Path) -> None:
 
 def test_slices_that_do_not_fit_together_are_an_error_of_ours(folder: Path) -> None:
     """Rows whose length depends on their slice cannot become one array, and no row is blamed for it."""
-    path = onnx_models.save(
-        folder / "unique.onnx",
-        [
-            helper.make_node("Unique", ["x"], ["u"]),
-            helper.make_node("Shape", ["u"], ["n"]),
-            helper.make_node("Shape", ["x"], ["b"]),
-            helper.make_node("Concat", ["b", "n"], ["both"], axis=0),
-            helper.make_node("ConstantOfShape", ["both"], ["y"]),
-        ],
-        {"x": (onnx_models.FLOAT, ["batch"])},
-        {"y": (onnx_models.FLOAT, ["batch", "different"])},
-    )
+    path = onnx_models.as_wide_as_values_differ(folder / "unique.onnx")
     session = Session(
         onnxruntime.InferenceSession(path, providers=list(CPU)),
         contract([("x", "float32", ["batch"])], [("y", "float32", ["batch", "different"])]),

@@ -209,18 +209,7 @@ def test_inputs_with_foreign_strides_and_without_rows_are_bound_too(folder: Path
 
 def test_outputs_whose_shape_depends_on_values_are_not_given_fixed_room(folder: Path) -> None:
     """Where values decide the shape of an output, each run makes room anew, and no graph is recorded."""
-    path = onnx_models.save(
-        folder / "unique.onnx",
-        [
-            helper.make_node("Unique", ["x"], ["u"]),
-            helper.make_node("Shape", ["u"], ["n"]),
-            helper.make_node("Shape", ["x"], ["b"]),
-            helper.make_node("Concat", ["b", "n"], ["both"], axis=0),
-            helper.make_node("ConstantOfShape", ["both"], ["y"]),
-        ],
-        {"x": (onnx_models.FLOAT, ["batch"])},
-        {"y": (onnx_models.FLOAT, ["batch", "different"])},
-    )
+    path = onnx_models.as_wide_as_values_differ(folder / "unique.onnx")
     contract = Contract((Tensor("x", "float32", ("batch",)),), (Tensor("y", "float32", ("batch", "different")),))
     session = Session(runtime(path), contract, slice_size=1, memory=DeviceMemory("cpu"), way=GRAPHS)
 

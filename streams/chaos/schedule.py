@@ -67,11 +67,6 @@ class Fault(NamedTuple):
     chance: float
     """Between 0 and 1: whatever else is random about it follows from this."""
 
-    @property
-    def end_s(self) -> float:
-        """When it is over."""
-        return self.at_s + self.lasts_s
-
     def __str__(self) -> str:
         lasts = f" for {self.lasts_s:.1f} s" if self.lasts_s else ""
         return f"{self.number:>3}  {self.at_s:7.1f} s  {self.kind:<6}  {self.target}{lasts}"
