@@ -86,7 +86,7 @@ class ClickHouseSettings(Section, frozen=True, forbid_unknown_fields=True):
     url: str = ""
     database: str = "headrace"
     ca_file: str = ""
-    """Authority that signed the server's certificate; empty trusts those that the system trusts."""
+    """Authority that signed the server's certificate; empty trusts the public ones."""
 
     def __post_init__(self) -> None:
         if self.url and not is_http(self.url):
