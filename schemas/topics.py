@@ -18,7 +18,7 @@ import schemas
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MACHINERY", "TableSpec", "TopicType", "domains", "find_topic", "topics"]
+__all__ = ["MACHINERY", "TableSpec", "TopicType", "domains", "events_of", "find_topic", "topics"]
 
 MACHINERY = frozenset(
     {
@@ -85,6 +85,11 @@ def domains() -> dict[str, tuple[TopicType, ...]]:
 def topics() -> dict[str, TopicType]:
     """Every topic of every domain, by name."""
     return by_name([topic for declared in domains().values() for topic in declared])
+
+
+def events_of(declared: Sequence[TopicType]) -> TopicType:
+    """The topic whose events a domain answers: the first input that it declares; others are the monitor's."""
+    return next(topic for topic in declared if topic.direction == "input")
 
 
 def by_name(declared: Sequence[TopicType]) -> dict[str, TopicType]:

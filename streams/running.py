@@ -11,7 +11,7 @@ from processors import DomainError
 from processors._contract import ModelError
 from processors._tokens import TokenKeyError
 from schemas.dead_letter import topic_name as dead_letter_topic
-from schemas.topics import domains
+from schemas.topics import domains, events_of
 from streams.emitter import AtLeastOnceEmitter, TransactionalEmitter
 from streams.errors import SetupError
 from streams.grace import Grace
@@ -71,7 +71,7 @@ def ensure_domain_topics(settings: Settings, domain: str, kafka: Mapping[str, An
     for difference in found.differences:
         log.warning("%s", difference)
     others = {d.topic: int(d.found) for d in found.differences if d.what == "partitions"}
-    events = next(topic.name for topic in topics if topic.direction == "input")
+    events = events_of(topics).name
     changelog = TopicSpec.compacted(others.get(events, partitions), replication)
     for difference in ensure_topics(kafka, {changelog_of(settings, domain): changelog}).differences:
         raise TopicsError(f"{difference}. {_advice(difference, events)}")

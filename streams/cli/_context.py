@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from streams.settings import Loaded, Settings
 
-__all__ = ["Context", "loaded_of", "override", "settings_of"]
+__all__ = ["Context", "context_of", "loaded_of", "override", "settings_of"]
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -21,6 +21,12 @@ class Context(msgspec.Struct, frozen=True):
     config: Path | None = None
     overrides: dict[str, str] = {}
     debug: bool = False
+
+
+def context_of(context: typer.Context) -> Context:
+    """The options given before the command; none where a command is called without its root."""
+    given = context.find_root().obj
+    return given if isinstance(given, Context) else Context()
 
 
 def settings_of(context: typer.Context) -> Settings:
@@ -36,8 +42,7 @@ def loaded_of(context: typer.Context) -> Loaded:
     """The settings, and where each value came from."""
     from streams.settings import load_settings
 
-    given = context.find_root().obj
-    own = given if isinstance(given, Context) else Context()
+    own = context_of(context)
     return load_settings(own.config, os.environ, own.overrides)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from streams.cli._context import Context, settings_of
+from streams.cli._context import context_of, settings_of
 from streams.errors import SetupError
 
 app = typer.Typer(add_completion=False)
@@ -63,8 +63,7 @@ def bench(
     Example: `headrace bench pipeline --quick`
     """
     settings = settings_of(context)
-    given = context.find_root().obj
-    own = given if isinstance(given, Context) else Context()
+    own = context_of(context)
     _require_checkout()
     command = [
         sys.executable,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from streams.cli._context import Context, settings_of
+from streams.cli._context import context_of, settings_of
 
 app = typer.Typer(add_completion=False)
 
@@ -53,8 +53,7 @@ def chaos(
     settings = settings_of(context)
     logs.configure(settings.log, process="chaos")
     logging.getLogger().setLevel(logging.ERROR)
-    given = context.find_root().obj
-    own = given if isinstance(given, Context) else Context()
+    own = context_of(context)
     view = make_view(Console(), silent=as_json)
     options = Options(domain, seed, minutes, rate, faults, targets, pace, keep)
     outcome = run_chaos(settings, options, view, config=own.config, overrides=own.overrides)

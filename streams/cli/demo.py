@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from streams.cli._context import Context, settings_of
+from streams.cli._context import context_of, settings_of
 
 app = typer.Typer(add_completion=False)
 
@@ -55,8 +55,7 @@ def demo(
     settings = settings_of(context)
     logs.configure(settings.log, process="demo")
     logging.getLogger().setLevel(logging.WARNING)
-    given = context.find_root().obj
-    own = given if isinstance(given, Context) else Context()
+    own = context_of(context)
     # Kept topics remember the event ids of a seed, which sent again would be duplicates.
     chosen_seed = int(time.time()) if seed is None else seed
     options = Options(domain, events, rate, workers, keep, chosen_seed, file, preset, mapping)

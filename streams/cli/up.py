@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streams.cli._context import Context, settings_of
+from streams.cli._context import context_of, settings_of
 
 app = typer.Typer(add_completion=False)
 
@@ -29,8 +29,7 @@ def up(
 
     input_topic(domain)  # there is such a domain
     settings = settings_of(context)
-    given = context.find_root().obj
-    own = given if isinstance(given, Context) else Context()
+    own = context_of(context)
     with Services(settings, domain, workers, config=own.config, overrides=own.overrides) as services:
         services.fetch(typer.echo)
         with services.supervisor.stopping_on_signals():

@@ -10,7 +10,7 @@ from confluent_kafka import Producer
 
 from schemas.dead_letter import from_record
 from schemas.dead_letter import topic_name as dead_letter_topic
-from schemas.topics import domains
+from schemas.topics import domains, events_of
 from streams.clients import Tail
 from streams.errors import HeadraceError
 
@@ -39,9 +39,8 @@ class Came(NamedTuple):
 def topics_of(domain: str) -> tuple[TopicType, TopicType]:
     """The topic of a domain's events and the one of its results."""
     declared = domains()[domain]
-    events = next(topic for topic in declared if topic.direction == "input")
     results = next(topic for topic in declared if topic.direction == "output" and topic.table is not None)
-    return events, results
+    return events_of(declared), results
 
 
 class Traffic:

@@ -66,10 +66,10 @@ def _asker(
 ) -> tuple[Callable[[], dict[str, Offsets]] | None, Unreachable | None]:
     """Who asks Kafka, or why nobody does."""
     from schemas.topics import domains as declared
+    from schemas.topics import events_of
 
     inputs = {
-        # The first input is the one that is answered; others are the monitor's.
-        name: (next(topic.name for topic in topics if topic.direction == "input"), group_of(settings, name))
+        name: (events_of(topics).name, group_of(settings, name))
         for name, topics in declared().items()
         if not domains or name in domains
     }
