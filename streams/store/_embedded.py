@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
@@ -51,9 +52,6 @@ _USERS = f"""<clickhouse>
   </users>
 </clickhouse>
 """
-
-# How old an error may be that an insert just now may have ended with.
-_RECENT_S = 30
 
 # What must be free before an insert besides twice the batch: the engine's streams of inserts were seen to end well on a
 # full disk with nothing stored, and to commit broken parts where writing itself failed. Merges reserve theirs.
@@ -111,15 +109,16 @@ class EmbeddedStore:
         with self._mutex:
             insert_block(self._session, self._where, target, batch, token)
 
-    def why_not(self) -> StoreUnavailableError | None:
-        """The newest error of the engine that passes by itself, such as a full disk.
+    def why_not(self, within_s: float) -> StoreUnavailableError | None:
+        """The newest error of the engine in that time that passes by itself, such as a full disk.
 
-        A streamed insert that fails when its part is to be written ends as if all were well (chDB 26.9).
+        A streamed insert that fails when its part is to be written ends as if all were well (chDB 26.9). Questions have
+        such errors too, so older ones say nothing of the insert.
         """
         found = self.rows(
             "SELECT code, last_error_message FROM system.errors WHERE has({codes:Array(Int32)}, code)"
             " AND last_error_time >= now() - {seconds:UInt32} ORDER BY last_error_time DESC LIMIT 1",
-            {"codes": sorted(PASSING), "seconds": _RECENT_S},
+            {"codes": sorted(PASSING), "seconds": math.ceil(within_s) + 1},
         )
         if not found:
             return None

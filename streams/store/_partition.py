@@ -30,7 +30,7 @@ class Partition(msgspec.Struct):
     storing: bool = False
     """Whether a batch of it is on its way into the tables."""
     again: int = -1
-    """Last offset of a batch that is stored once more, whole, before anything else; -1 where there is none."""
+    """Last offset of a batch that is completed or stored once more, at once, before anything else; -1 is none."""
     since: float = 0.0
     """When the oldest waiting record came."""
     end: int = 0
@@ -67,13 +67,15 @@ class Partition(msgspec.Struct):
             self.since = now
         self.waiting += fresh
         self.waiting_bytes += _bytes(fresh)
+        if 0 <= self.again < self.read_next and not self.batch():
+            self.again = -1  # all of it is there
 
     def due(self, now: float, rows: int, size: int, age_s: float) -> bool:
         """Whether what waits is to be stored now."""
         if not self.waiting:
             return False
         if self.again >= 0:
-            return self.waiting[-1].offset >= self.again
+            return self.read_next > self.again
         return len(self.waiting) >= rows or self.waiting_bytes >= size or now - self.since >= age_s
 
     @property

@@ -4,7 +4,8 @@ Where to resume is read from the rows, never from Kafka's group offsets: a row a
 
 A batch that takes more than one insert (a month ends in it, or some of its messages are rejects) is announced first.
 Whoever resumes inside an announced batch reads it again from its start and leaves out what is there already, so that
-a kill between the two inserts loses and doubles nothing.
+a kill between the two inserts loses and doubles nothing. The rest goes as one batch: a smaller one, announced in its
+turn, would take the place of the announcement while some of the rest, before offsets that are there, is missing.
 
 Where a materialised view hangs on a table, every batch is announced. A kill between the rows and what the view makes of
 them (measured: one kill in three during inserts) leaves rows of which the view knows nothing. So whoever resumes stores
@@ -56,9 +57,9 @@ class Resume(NamedTuple):
     seen: frozenset[int] = frozenset()
     """Offsets from there on that are stored already."""
     again: int = -1
-    """Last offset of a batch that is to be stored once more, whole, for the views; -1 where there is none."""
-    after: int = 0
-    """Where to go on instead if Kafka no longer has that batch."""
+    """Last offset of a batch that is to be completed, or stored once more for the views, at once; -1 is none."""
+    after: int = -1
+    """Where to go on instead if Kafka no longer has that batch; -1 where nobody may."""
 
 
 class Claim(NamedTuple):
@@ -114,16 +115,19 @@ class Progress:
         if announced is None or last > announced[1]:
             return Resume(last + 1)
         first, end = announced
-        if first <= end and self.has_views(table):
+        if first > end:
+            return Resume(first)
+        if self.has_views(table):
             return Resume(first, again=end, after=last + 1)
-        return Resume(first, self._offsets_from(first, table, topic, partition))
+        return Resume(first, self._offsets_from(first, table, topic, partition), again=end)
 
-    def stored_until(self, table: str, topic: str, partition: int) -> int | None:
-        """The greatest offset in a table; answered from a projection, not from its rows."""
+    def stored_until(self, table: str, topic: str, partition: int, month: str = "") -> int | None:
+        """The greatest offset in a table, or in a month of it; answered from a projection, not from its rows."""
         found = self._store.rows(
             f"SELECT max(_offset) FROM {self._qualified(table)}"
-            " WHERE _topic = {topic:String} AND _partition = {partition:UInt32} GROUP BY _topic, _partition",
-            {"topic": topic, "partition": partition},
+            " WHERE _topic = {topic:String} AND _partition = {partition:UInt32}"
+            f"{' AND _partition_id = {month:String}' if month else ''} GROUP BY _topic, _partition",
+            {"topic": topic, "partition": partition, "month": month},
         )
         return int(found[0][0]) if found else None
 

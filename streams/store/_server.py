@@ -74,7 +74,7 @@ class ServerStore:
             settings={**_INSERT_SETTINGS, "insert_deduplication_token": token},
         )
 
-    def why_not(self) -> None:
+    def why_not(self, within_s: float) -> None:
         """A server says so itself when an insert fails."""
 
     def close(self) -> None:

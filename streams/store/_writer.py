@@ -88,22 +88,22 @@ class Writer:
         has_views = self._progress.has_views(batch.table)
         if len(batch.pieces) > 1 or has_views:
             self._progress.announce(batch.table, *batch.place, batch.first, batch.last)
-        missing: dict[str, int | None] = {}
+        missing, began = batch.pieces, time.monotonic()
         # An insert that failed in the middle may leave its token behind and no rows: they then go under another one,
         # unless a view may have made something of them already.
         for again in ("",) if has_views else ("", ":again"):
-            for piece in batch.pieces:
+            for piece in missing:
                 self._insert(piece, batch, again)
             if batch.claim is not None and not self._progress.owns(batch.claim):
                 return False
             missing = self._missing(batch)
             if not missing:
                 return True
-            if passing := self._store.why_not():
+            if passing := self._store.why_not(time.monotonic() - began):
                 raise passing
-        table, until = missing.popitem()
+        table = missing[0].table
         raise StopError(
-            f"ClickHouse took rows of {batch.place} up to offset {batch.last} for {table} but holds them up to {until}:"
+            f"ClickHouse took rows of {batch.place} up to offset {missing[0].last} for {table} but does not hold them:"
             f" something deletes or hides rows of {table}. Look for it; or drop {table}, and it will be made anew from"
             " what Kafka holds."
         )
@@ -114,10 +114,15 @@ class Writer:
         self._metrics.observe_insert(piece.table, piece.batch.num_rows, time.perf_counter() - began)
         self._metrics.observe_delay(time.time_ns() // 1_000_000, piece.batch["_timestamp"].to_numpy())
 
-    def _missing(self, batch: Batch) -> dict[str, int | None]:
-        """The tables that do not hold their rows of the batch, and up to where they hold any."""
-        stored = {
-            table: self._progress.stored_until(table, *batch.place) for table in {piece.table for piece in batch.pieces}
-        }
-        last = {piece.table: piece.last for piece in sorted(batch.pieces, key=lambda piece: piece.last)}
-        return {table: until for table, until in stored.items() if until is None or until < last[table]}
+    def _missing(self, batch: Batch) -> list[Piece]:
+        """The pieces that the tables do not hold.
+
+        Before a batch of one piece the table holds nothing behind that piece. Of a batch of several, or of the rest of
+        one, it does: other months, but never the same.
+        """
+        by_month = len(batch.pieces) > 1 or bool(batch.partition.seen)
+        stored = [
+            self._progress.stored_until(piece.table, *batch.place, piece.month if by_month else "")
+            for piece in batch.pieces
+        ]
+        return [piece for piece, until in zip(batch.pieces, stored, strict=True) if until is None or until < piece.last]

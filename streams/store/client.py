@@ -103,8 +103,8 @@ class Store(Protocol):
         nothing is inserted either, and no error says so: ask who owns the partition afterwards.
         """
 
-    def why_not(self) -> StoreUnavailableError | None:
-        """Why rows are not there although `insert` raised nothing; None where nothing passing is known."""
+    def why_not(self, within_s: float) -> StoreUnavailableError | None:
+        """Why rows inserted so recently are not there although `insert` raised nothing; None where it may not pass."""
 
     def close(self) -> None:
         """Lets go of the engine or the connections."""

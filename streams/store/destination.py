@@ -37,6 +37,11 @@ class Piece(NamedTuple):
         """What ClickHouse knows the insert by, should it come twice."""
         return f"{self.table}:{topic}:{partition}:{self.first}-{self.last}"
 
+    @property
+    def month(self) -> str:
+        """The partition of the table, as ClickHouse calls it."""
+        return str(self.batch["_timestamp"].to_numpy()[0].astype("datetime64[M]")).replace("-", "")
+
 
 class Destination:
     """The table of a topic."""

@@ -228,8 +228,11 @@ class Sink:
 
     def _reachable(self, place: Place, resume: Resume) -> Resume:
         """Without the batch that is to be stored once more, where Kafka deleted some of it: its rows are there."""
-        low, _high = self._reader.bounds(place)
-        if resume.again < 0 or resume.offset is None or resume.offset >= low:
+        low, high = self._reader.bounds(place)
+        if resume.again >= high:
+            # It never comes whole: the topic was made anew, or lost its end.
+            return Resume(resume.offset, resume.seen) if resume.after < 0 else Resume(resume.after)
+        if resume.after < 0 or resume.offset is None or resume.offset >= low:
             return resume
         log.warning("The last batch of %s left Kafka: where a kill kept it from a view, that view lacks it", place)
         return Resume(resume.after)
