@@ -44,7 +44,11 @@ def exporting(settings: TracingSettings, domain: str, slot: str) -> TracerProvid
     exporter = OTLPSpanExporter(
         endpoint=f"{settings.endpoint.rstrip('/')}/v1/traces", headers=given, timeout=_EXPORT_TIMEOUT_S
     )
-    about: dict[str, str | int] = {"service.name": f"headrace-{domain}", "service.instance.id": slot, "process.pid": os.getpid()}
+    about: dict[str, str | int] = {
+        "service.name": f"headrace-{domain}",
+        "service.instance.id": slot,
+        "process.pid": os.getpid(),
+    }
     provider = TracerProvider(
         sampler=TraceIdRatioBased(settings.sample),
         resource=Resource.create(about),
