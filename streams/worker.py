@@ -89,7 +89,7 @@ class Worker:
         # Partition → committed offset that the state in memory stands at, also for partitions given up a moment ago.
         self._state_at: dict[int, int] = {}
         self._transaction = Transaction(settings.commit_interval_ms, settings.commit_max_events)
-        self._outbox = Outbox(dead_letters, dead_letter_bytes, metrics.observe_stage)
+        self._outbox = Outbox(dead_letters, dead_letter_bytes, metrics.observe_stage, metrics.observe_latency)
         self._committing = Committing(metrics)
         self._failures = 0
         self._broken: WorldError | None = None
@@ -209,13 +209,12 @@ class Worker:
         now_ms = time.time_ns() // 1_000_000
         self._transaction.add(records.next_offsets(), len(records), time.monotonic())
         outcomes = infer(self._processor, self._session, records, now_ms, self._metrics.observe_stage, self._deadline)
-        self._outbox.put(outcomes, now_ms)
+        self._outbox.put(outcomes, records.timestamps_ms, now_ms)
         self._source.advance(records)
         self._send()
         self._metrics.observe_batch(len(records), outcomes.rejects)
         if outcomes.rejects:
             self._reject_log.tell(outcomes.rejects)
-        self._metrics.observe_latency((now_ms - records.timestamps_ms) / 1000)
 
     def _send(self) -> None:
         """Sends what waits into the open transaction, unless the one before is still being committed."""
