@@ -229,21 +229,6 @@ class Source:
                 lags[partition] = max(0, high - reached)
         return lags
 
-    def partition_count(self) -> int:
-        """How many partitions the topic has.
-
-        Raises:
-            WorldError: The topic does not exist or Kafka does not answer.
-        """
-        try:
-            topics = self.consumer.list_topics(self.topic, timeout=_METADATA_TIMEOUT_S).topics
-        except KafkaException as error:
-            raise self._translate(error.args[0], None) from error
-        description = topics[self.topic]
-        if description.error is not None:
-            raise WorldError(f"topic {self.topic}: {description.error.str()}")
-        return len(description.partitions)
-
     def close(self) -> None:
         """Leaves the group (a static member stays in it until its session times out)."""
         self.consumer.close()
