@@ -163,3 +163,31 @@ def test_a_batch_that_is_there_holds_nothing_up() -> None:
     assert (False, True) == (before, after)
     assert partition.due(now=1, rows=100, size=10**6, age_s=1)
     assert records[2:] == partition.batch()
+
+
+def test_an_insert_that_was_given_up_and_comes_late_has_no_effect(
+    engine: ServerStore, topic_name: Callable[..., str]
+) -> None:
+    """A server that stood still may begin an insert after its sink asked again where to go on: it inserts nothing."""
+    torn = Torn(engine, topic_name("readings"))
+    given_up, _ = torn.progress.take("readings", *torn.place)
+    taken, _ = torn.progress.take("readings", *torn.place)
+    late, again = torn.destination.pieces(torn.records[:6:2])[0], torn.destination.pieces(torn.records[:10:2])[0]
+    engine.insert("readings", again[0].batch, again[0].token(*torn.place), taken)
+    engine.insert("readings", late[0].batch, late[0].token(*torn.place), given_up)
+
+    assert ([0, 2, 4, 6, 8], []) == torn.stored()
+
+
+def test_what_an_older_sink_announces_hides_nothing(engine: ServerStore, topic_name: Callable[..., str]) -> None:
+    """It was stopped before it announced and wakes up: of two of one offset a merge would keep its, the later one."""
+    torn = Torn(engine, topic_name("readings"))
+    older, _ = Progress(engine).take("readings", *torn.place)
+    newer, _ = torn.progress.take("readings", *torn.place)
+    torn.progress.announce("readings", *torn.place, 0, 19, newer)
+    torn.insert(0)
+    torn.progress.announce("readings", *torn.place, 0, 4, older)
+    engine.execute("OPTIMIZE TABLE headrace._sink_batches FINAL")
+    _, resume = torn.resumed()
+
+    assert Resume(0, frozenset(range(0, 20, 2)), again=19) == resume

@@ -31,6 +31,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from streams.store._arrow import identifier, literal
@@ -89,6 +90,7 @@ class Progress:
     def __init__(self, store: Store, owner: str = "") -> None:
         self._store = store
         self._owner = owner or uuid.uuid4().hex
+        self._claims = count(1)
         self._views: dict[str, tuple[float, bool]] = {}
 
     def take(self, table: str, topic: str, partition: int) -> tuple[Claim | None, Resume]:
@@ -99,7 +101,8 @@ class Progress:
         """
         claim = None
         if not self._store.exclusive:
-            claim = Claim(self._store.database, topic, partition, self._owner)
+            # Each has a name of its own: an insert of ours that we gave up, and that comes late, is an older one too.
+            claim = Claim(self._store.database, topic, partition, f"{self._owner}-{next(self._claims)}")
             self._claim(claim)
             self._settle(claim)
         return claim, self.resume(table, topic, partition)
@@ -155,17 +158,20 @@ class Progress:
         )
         return int(found[0][0]) if found else None
 
-    def announce(self, table: str, topic: str, partition: int, first: int, last: int) -> None:
-        """Says that a batch of these offsets is about to come in more than one insert."""
+    def announce(
+        self, table: str, topic: str, partition: int, first: int, last: int, claim: Claim | None = None
+    ) -> None:
+        """Says that a batch of these offsets is about to come in more than one insert; nothing under an older claim."""
+        condition = f" WHERE {claim.sql()}" if claim else ""
         self._store.execute(
             f"INSERT INTO {self._qualified(BATCHES)} (target, topic, partition, first_offset, last_offset)"
-            " SELECT {target:String}, {topic:String}, {partition:UInt32}, {first:UInt64}, {last:UInt64}",
+            " SELECT {target:String}, {topic:String}, {partition:UInt32}, {first:UInt64}, {last:UInt64}" + condition,
             {"target": table, "topic": topic, "partition": partition, "first": first, "last": last},
         )
 
-    def announce_end(self, table: str, topic: str, partition: int, end: int) -> None:
+    def announce_end(self, table: str, topic: str, partition: int, end: int, claim: Claim | None = None) -> None:
         """Says that every message before this offset is stored."""
-        self.announce(table, topic, partition, end, end - 1)
+        self.announce(table, topic, partition, end, end - 1, claim)
 
     def owns(self, claim: Claim) -> bool:
         """Whether nobody claimed the partition since."""

@@ -87,7 +87,7 @@ class Writer:
         """Announced where it takes more than one insert, or a view makes something of it; proved afterwards."""
         has_views = self._progress.has_views(batch.table)
         if len(batch.pieces) > 1 or has_views:
-            self._progress.announce(batch.table, *batch.place, batch.first, batch.last)
+            self._progress.announce(batch.table, *batch.place, batch.first, batch.last, batch.claim)
         missing, began = batch.pieces, time.monotonic()
         # An insert that failed in the middle may leave its token behind and no rows: they then go under another one,
         # unless a view may have made something of them already.

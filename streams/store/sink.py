@@ -321,7 +321,7 @@ class Sink:
             if partition.rests(end, now, rest_s):
                 self._finish()
                 try:
-                    self._progress.announce_end(table, *place, end)
+                    self._progress.announce_end(table, *place, end, partition.claim)
                 except (WorldError, OSError) as error:
                     self._fail(error)
                     return
