@@ -39,14 +39,15 @@ show() { # SOURCE TARGET
   mount --bind "$1" "$root$2"
   mount -o remount,bind,ro "$root$2"
 }
-while [ "$1" != -- ]; do show "$1" "$1"; shift; done
-shift
-show "$prefix" /opt/headrace
 mkdir -p "$root/proc" "$root/dev" "$root/tmp" "$root/var/lib/headrace"
 mount -t proc none "$root/proc"
 mount --bind /dev "$root/dev"
 mount -t tmpfs -o mode=1777,size=64m none "$root/tmp"
 mount -t tmpfs -o "uid=$user,gid=$group,mode=0750,size=1g" none "$root/var/lib/headrace"
+# Last, since a checkout may lie in /tmp.
+while [ "$1" != -- ]; do show "$1" "$1"; shift; done
+shift
+show "$prefix" /opt/headrace
 mount -o remount,ro "$root"
 cd /
 exec "$chroot" "$root" /usr/bin/setpriv --reuid "$user" --regid "$group" --clear-groups --no-new-privs \

@@ -261,7 +261,7 @@ def test_odd_bytes_are_shown(
 def test_a_missing_topic_is_told(kafka: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The error names the cluster, and what there is."""
     assert 1 == run(["consume", "no-such-topic"])
-    assert f"error: no topic 'no-such-topic' at {kafka}; there are" in capsys.readouterr().err
+    assert f"error: no topic 'no-such-topic' at {kafka}; this user sees " in capsys.readouterr().err
 
 
 def test_no_broker_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

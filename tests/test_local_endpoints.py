@@ -123,7 +123,12 @@ def test_waiting_ends_in_time(tmp_path: Path) -> None:
 def test_a_configured_cluster_comes_first(tmp_path: Path) -> None:
     """With a bootstrap in the settings it is used, with its security, whatever runs embedded."""
     endpoints.publish(tmp_path, "kafka", "127.0.0.1:1")
-    security = {"security.protocol": "SASL_SSL", "sasl.username": "me"}
+    security = {
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": "me",
+        "sasl.password": "mine",
+    }
     settings = Settings(data=tmp_path, kafka=KafkaSettings(bootstrap="cluster:9092", security=security))
 
     assert {**security, "bootstrap.servers": "cluster:9092"} == kafka_config(settings)
