@@ -98,7 +98,7 @@ class Worker:
         self._startable: set[int] = set()
         self._restore_news = RestoreNews(metrics)
         self._ends_due_at = 0.0
-        self._stopping = False
+        self._stopping = self._closing = False
         self._reject_log = RejectLog()
         # When the loop last came round, for whoever watches it from another thread.
         self._looked = time.monotonic()
@@ -329,8 +329,9 @@ class Worker:
     def on_lost(self) -> None:
         """Drops the work in flight: another member may already have done it."""
         log.warning("partitions lost: this worker was away for longer than its session time-out")
-        self._discard(AbortError("partitions lost"))
-        self._cancel_restore()
+        if not self._closing:
+            self._discard(AbortError("partitions lost"))
+            self._cancel_restore()
 
     def on_assign(self, offsets: Mapping[int, int]) -> None:
         """Keeps the state of partitions that came back untouched, and reads that of the others."""
@@ -380,9 +381,11 @@ class Worker:
             list(self._processor.state.changes())
 
     def _close(self) -> None:
+        self._closing = True
         try:
             self._end_commit()
-            self._emitter.abort()
+            if not isinstance(self._broken, UnknownOutcomeError):  # the client takes no call beside that commit
+                self._emitter.abort()
         except HeadraceError as error:
             log.warning("left with an open transaction, which Kafka will abort: %s", error)
         # Closing the source revokes its partitions: there is nothing left to commit then.

@@ -87,6 +87,45 @@ def test_the_loop_infers_while_a_commit_lasts(stage: dict[str, str], failure: Ex
     assert [] == emitters[0].sent_meanwhile
 
 
+class NeverKnown:
+    """Passes everything on to a real emitter, but the worker is told to end in a commit, which says nothing."""
+
+    def __init__(self, real: Any, stop: Callable[[], None]) -> None:
+        self._real = real
+        self._stop = stop
+        self.aborts = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def commit(self, _offsets: Mapping[tuple[str, int], int], _group_metadata: object) -> None:
+        self._stop()
+        raise UnknownOutcomeError("who knows, says the test")
+
+    def abort(self) -> None:
+        self.aborts += 1
+        self._real.abort()
+
+
+def test_an_end_does_not_wait_for_a_commit_that_nobody_knows_of(stage: dict[str, str]) -> None:
+    """Its client would take no abort before its own time-out; Kafka ends what was open, and the next worker goes on."""
+    emitters: list[NeverKnown] = []
+
+    def wrap(emitter: Any) -> NeverKnown:
+        emitters.append(NeverKnown(emitter, lambda: ended[0].stop()))
+        return emitters[-1]
+
+    out = Follower(stage["bootstrap"], stage["output"])
+    send(stage["bootstrap"], stage["topic"], [(b"k", b"%d" % i) for i in range(10)])
+    ended = [make_worker(**stage, slot="0", wrap=wrap)]
+    ended[0].run()
+    with running(make_worker(**stage, slot="0")):
+        records = out.read_until(10, 30)
+
+    assert EXACT == check_counting(records, 10)
+    assert 0 == emitters[0].aborts
+
+
 def test_a_transaction_is_due_after_its_first_record_or_when_it_is_large() -> None:
     """The interval counts from the first record; ends alone make one too; one that covers nothing is never due."""
     transaction = Transaction(interval_ms=50, max_events=10)
