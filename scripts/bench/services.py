@@ -31,6 +31,8 @@ _GRACE_S = 20.0
 _TAIL_LINES = 15
 # Numpy's own threads would only fight over the cores; packages come from where the stage says, not from the folder.
 _PLAIN = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
+# The embedded broker is set up to start fast and never optimises; a benchmark wants what a server does.
+_BROKER = {"_JAVA_OPTIONS": "-XX:TieredStopAtLevel=4"}
 
 
 class BenchError(Exception):
@@ -219,7 +221,7 @@ class Stage:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("HEADRACE_")}
         caches = {key: os.environ[key] for key in ("HEADRACE_CACHE", "HEADRACE_MAVEN") if key in os.environ}
         paths = dict.fromkeys((str(self._packages), str(ROOT)))
-        environment = {**kept, **caches, **_PLAIN, "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {**kept, **caches, **_PLAIN, **_BROKER, "PYTHONPATH": os.pathsep.join(paths)}
         process: Any = kind(name, argv, log or self.folder / f"{name}-{number}.log", environment)
         self._stack.callback(process.stop)
         return process
