@@ -23,7 +23,16 @@ from schemas.envelope import Message, Record, Reject
 from schemas.fields import Count, EpochMs, Word
 from schemas.topics import TableSpec, TopicType
 
-__all__ = ["DeadLetter", "DeadLetterRow", "dead_letter_topic", "from_record", "to_message", "to_row", "topic_name"]
+__all__ = [
+    "DeadLetter",
+    "DeadLetterRow",
+    "dead_letter_topic",
+    "from_record",
+    "retry_identity",
+    "to_message",
+    "to_row",
+    "topic_name",
+]
 
 HEADERS: dict[str, str] = {
     "reason": "headrace-reason",
@@ -81,6 +90,11 @@ class DeadLetterRow(msgspec.Struct, frozen=True, gc=False):
 def topic_name(domain: str) -> str:
     """The dead-letter topic of a domain."""
     return f"{domain}.dead-letters"
+
+
+def retry_identity(topic: str) -> str:
+    """The consumer group and the transactional id of whoever sends the dead letters of a topic again."""
+    return f"headrace-retry-{topic}"
 
 
 def dead_letter_topic(domain: str) -> TopicType:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from streams._messages import record
 from streams.connecting import UnreachableError, explain, metadata, with_advice
 from streams.errors import HeadraceError
-from streams.source import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from processors import Setup, load, model_reference
 from schemas.clickhouse import tables
+from schemas.dead_letter import retry_identity
 from schemas.dead_letter import topic_name as dead_letter_topic
 from schemas.topics import domains
 from streams.loading import codecs_of
@@ -145,13 +146,15 @@ def store_rights(settings: Settings, domain: str | None = None) -> list[Right]:
     if not url:
         return reads
     database = urlsplit(url).path.strip("/") or settings.clickhouse.database
-    group = settings.store.group or f"headrace-sink-{database}"
-    return [*reads, Right("Read", "group", group, "its place among the sinks of one server")]
+    return [
+        *reads,
+        Right("Read", "group", settings.store.group_of(database), "its place among the sinks of one server"),
+    ]
 
 
 def _retry(domain: str, processor: Processor) -> list[Right]:
     letters = dead_letter_topic(domain)
-    own = f"headrace-retry-{letters}"
+    own = retry_identity(letters)
     return [
         _right("Read", letters, "dead letters"),
         _right("Write", processor.input_topic, "events again"),

@@ -190,6 +190,10 @@ class StoreSettings(Section, frozen=True, forbid_unknown_fields=True):
     shutdown_grace_s: PositiveFloat = 30.0
     """After SIGTERM what was read is stored within it; past it the process ends as it stands."""
 
+    def group_of(self, database: str) -> str:
+        """The consumer group of the sinks that share this database of a server."""
+        return self.group or f"headrace-sink-{database}"
+
 
 class PrivacySettings(Section, frozen=True, forbid_unknown_fields=True):
     """Keys of the card tokens; an empty key means one made once and kept in the data directory."""

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.envelope import Record, Records
-from streams._messages import UNREADABLE_HEADERS, record, records
+from streams._messages import records
 from streams._reading import READING, is_unpackable, unpackable
 from streams.errors import ConsumerSpentError, StopError, WorldError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["UNREADABLE_HEADERS", "RebalanceListener", "Source", "record"]
+__all__ = ["RebalanceListener", "Source"]
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import Any
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from schemas.envelope import Record
+from streams._messages import record
 from streams.local.topics import TopicSpec, ensure_topics
-from streams.source import record
 from streams.worker import Worker
 
 

@@ -18,6 +18,7 @@ from harness import Follower, end_offsets, processes
 from processors.fraud.chaos import living
 from processors.fraud.demo import simulate
 from schemas.envelope import Record
+from streams._messages import record
 from streams.chaos.audit import compacted
 from streams.inference import infer_all
 from streams.loading import open_domain
@@ -26,7 +27,6 @@ from streams.local.broker import Broker
 from streams.local.supervisor import headrace_command
 from streams.running import changelog_of, ensure_domain_topics
 from streams.settings import Settings, WorkerSettings
-from streams.source import record
 from streams.store.asking import ask_over_http
 
 EVENTS = 12_000

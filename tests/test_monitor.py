@@ -23,13 +23,13 @@ from processors.fraud.merchant_risk import HOUR_MS, MerchantRiskLedger
 from schemas.dead_letter import from_record
 from schemas.envelope import Record
 from schemas.fraud import MerchantRisk, MerchantTally, TransactionLabel
+from streams._messages import record
 from streams.local import endpoints
 from streams.local.broker import Broker
 from streams.monitor._merchants import DEAD_LETTERS, INPUTS, LABELS, RISK, TALLIES
 from streams.monitor.merchant_risk import CHANGELOG, GROUP
 from streams.monitor.run import ensure
 from streams.settings import Settings
-from streams.source import record
 
 # An hour of 2025: neither now nor ahead of it.
 FIRST_HOUR = 485_000

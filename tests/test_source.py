@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from harness import Follower
 
+from streams._messages import UNREADABLE_HEADERS
 from streams.chaos.raw_headers import send_with_header
 from streams.local.topics import TopicSpec, ensure_topics
-from streams.source import UNREADABLE_HEADERS
 
 
 def test_header_whose_name_is_no_text_costs_the_headers_alone(kafka: str, topic_name: Callable[..., str]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from schemas.codec import RefusedError
-from schemas.dead_letter import DeadLetter, from_record, topic_name
+from schemas.dead_letter import DeadLetter, from_record, retry_identity, topic_name
 from schemas.envelope import Message, Record
 from schemas.topics import domains, topics
 from streams.cli._ranges import Dealt
@@ -130,7 +130,7 @@ class Retrying:
         self._topic = topic
         self._present: dict[int, list[int]] = {}
         self._partitions = range(partitions_of(config, topic))
-        self._mover = Mover(config, f"headrace-retry-{topic}", topic)
+        self._mover = Mover(config, retry_identity(topic), topic)
         self._dealt = {
             partition: Dealt.read(offset, metadata)
             for partition, (offset, metadata) in self._mover.remembered(self._partitions).items()

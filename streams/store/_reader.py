@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from streams._messages import record
 from streams._reading import READING, is_unpackable, unpackable
 from streams.connecting import explain, is_refusal, with_advice
 from streams.errors import StopError
-from streams.source import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -238,7 +238,7 @@ class StoreService:
     def _reader(self) -> Reader:
         group = ""
         if not self._store.exclusive:
-            group = self._settings.store.group or f"headrace-sink-{self._store.database}"
+            group = self._settings.store.group_of(self._store.database)
         return Reader(
             self._kafka, [table.topic for table in self._tables], group, self._settings.store.session_timeout_ms
         )
