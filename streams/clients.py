@@ -6,16 +6,17 @@ Reading takes no part in a consumer group, so that looking at a topic never move
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from streams._messages import record
-from streams.connecting import UnreachableError, explain, metadata, with_advice
+from streams.connecting import UnreachableError, explain, metadata, once_coordinated, with_advice
 from streams.errors import HeadraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from schemas.envelope import Message, Record
 
@@ -225,11 +226,11 @@ class Writer:
 class Mover:
     """Writes messages and remembers, in the same transaction, which messages of another topic they came from.
 
-    What is remembered stands as offset and metadata of a consumer group that nobody joins. A second mover of the same
-    name fences the first.
+    What is remembered stands as offset and metadata of a consumer group that nobody is in. A second mover of the same
+    identity, which is the group's name unless given, fences the first.
     """
 
-    def __init__(self, config: Mapping[str, Any], group: str, topic: str) -> None:
+    def __init__(self, config: Mapping[str, Any], group: str, topic: str, identity: str = "") -> None:
         self._topic = topic
         self._began = False
         self._consumer = Consumer({**_QUIET, **config, "group.id": group, "enable.auto.commit": False})
@@ -237,7 +238,7 @@ class Mover:
             {
                 **_QUIET,
                 **config,
-                "transactional.id": group,
+                "transactional.id": identity or group,
                 "compression.type": "lz4",
                 "message.max.bytes": _LARGEST_MESSAGE,
                 "partitioner": "murmur2_random",
@@ -248,13 +249,23 @@ class Mover:
         """Offset and metadata per partition; (0, "") where nothing is remembered."""
         asked = [TopicPartition(self._topic, partition) for partition in partitions]
         try:
-            answers = self._consumer.committed(asked, timeout=_TIMEOUT_S)
+            answers = once_coordinated(lambda: self._consumer.committed(asked, timeout=_TIMEOUT_S), _TIMEOUT_S)
         except KafkaException as error:
             raise UnreachableError(f"offsets of {self._topic}: {with_advice(error.args[0])}") from error
         return {tp.partition: (max(0, tp.offset), tp.metadata or "") for tp in answers}
 
-    def move(self, messages: Sequence[Message], remember: Mapping[int, tuple[int, str]]) -> None:
+    def move(
+        self,
+        messages: Iterable[Message],
+        remember: Mapping[int, tuple[int, str]],
+        may: Callable[[], None] = lambda: None,
+    ) -> None:
         """Writes the messages and replaces what is remembered, all or nothing.
+
+        Args:
+            messages: What is written.
+            remember: Offset and metadata per partition.
+            may: Asked when everything is there but the commit; what it raises aborts.
 
         Raises:
             DeliveryError: Nothing was written.
@@ -268,9 +279,17 @@ class Mover:
                 self._producer.init_transactions(_TIMEOUT_S)
                 self._began = True
             self._producer.begin_transaction()
-            for message in messages:
-                self._produce(message)
-            self._producer.send_offsets_to_transaction(offsets, self._consumer.consumer_group_metadata(), _TIMEOUT_S)
+            try:
+                for message in messages:
+                    self._produce(message)
+                membership = self._consumer.consumer_group_metadata()
+                self._producer.send_offsets_to_transaction(offsets, membership, _TIMEOUT_S)
+                may()
+            except BaseException:
+                # What stays open would keep readers of these offsets and messages waiting until it times out.
+                with suppress(KafkaException):
+                    self._producer.abort_transaction(_TIMEOUT_S)
+                raise
             self._producer.commit_transaction(_TIMEOUT_S)
         except KafkaException as error:
             raise DeliveryError(f"nothing was written: {with_advice(error.args[0])}") from error
@@ -282,9 +301,12 @@ class Mover:
 
     def _produce(self, message: Message) -> None:
         deadline = time.monotonic() + _TIMEOUT_S
+        arguments: dict[str, Any] = {"headers": list(message.headers)}
+        if message.partition is not None:
+            arguments["partition"] = message.partition
         while True:
             try:
-                self._producer.produce(message.topic, message.value, message.key, headers=list(message.headers))
+                self._producer.produce(message.topic, message.value, message.key, **arguments)
                 return
             except BufferError:
                 if time.monotonic() > deadline:

@@ -5,22 +5,31 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
 from streams.errors import HeadraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["UnreachableError", "explain", "is_refusal", "metadata", "with_advice"]
+__all__ = ["UnreachableError", "explain", "is_refusal", "metadata", "once_coordinated", "with_advice"]
+
+T = TypeVar("T")
 
 # One try waits so long, the next twice as long: a wrong password is known at once, and a slow broker gets its time.
 _FIRST_TRY_S = 0.5
 _PROBE_S = 2.0
 _REFUSALS = {KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED}
 _VAGUE = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT}
+# Of groups: what a cluster says that is new, or is moving their coordinator.
+_UNCOORDINATED = {
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+}
+_ASK_AGAIN_S = 0.2
 _DENIED = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "the topic",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "the consumer group",
@@ -58,6 +67,22 @@ def metadata(client: Any, config: Mapping[str, Any], causes: Sequence[KafkaError
             passing = error.args[0].code() in _VAGUE and not any(map(is_refusal, causes)) and not _wants_tls(config)
             if not passing or time.monotonic() >= deadline:
                 raise UnreachableError(explain(config, error.args[0], causes)) from error
+
+
+def once_coordinated(ask: Callable[[], T], timeout_s: float) -> T:
+    """Asks something of a group, again while the cluster has nobody who could answer.
+
+    Raises:
+        KafkaException: It still has none, or the answer is another error.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if error.args[0].code() not in _UNCOORDINATED or time.monotonic() > deadline:
+                raise
+            time.sleep(_ASK_AGAIN_S)
 
 
 def with_advice(error: KafkaError) -> str:

@@ -25,10 +25,19 @@ if TYPE_CHECKING:
     from processors import Processor
     from streams.settings import Settings
 
-__all__ = ["PROCESSES", "Process", "Right", "command", "rights", "store_rights", "worker_rights"]
+__all__ = [
+    "PROCESSES",
+    "Process",
+    "Right",
+    "command",
+    "reset_identity",
+    "rights",
+    "store_rights",
+    "worker_rights",
+]
 
 Operation = Literal["Read", "Write", "Describe", "DescribeConfigs", "Create"]
-Process = Literal["worker", "store", "monitor", "producer", "consumer", "retry", "observer", "topics"]
+Process = Literal["worker", "store", "monitor", "producer", "consumer", "retry", "reset", "observer", "topics"]
 PROCESSES: dict[Process, str] = {
     "worker": "`headrace worker`: answers events",
     "store": "`headrace store`: topics into ClickHouse",
@@ -36,6 +45,7 @@ PROCESSES: dict[Process, str] = {
     "producer": "your own producers, and `headrace produce`",
     "consumer": "your own consumers of results, and `headrace consume`",
     "retry": "`headrace dlq`: looks at dead letters and sends them back",
+    "reset": "`headrace reset`: lets workers go on elsewhere",
     "observer": "`headrace top`, and autoscalers that look at the lag",
     "topics": "`headrace topics --create`: makes the topics, once",
 }
@@ -73,6 +83,7 @@ def rights(settings: Settings, domain: str) -> dict[Process, list[Right]]:
         "producer": [_right("Write", t.name, "events") for t in declared if t.direction == "input"],
         "consumer": [_right("Read", t.name, "results") for t in declared if t.direction == "output"],
         "retry": _retry(domain, processor),
+        "reset": _reset(settings, domain, processor),
         "observer": [
             Right("Describe", "group", group_of(settings, domain), "how far the workers are"),
             _right("Describe", processor.input_topic, "where it ends"),
@@ -160,6 +171,22 @@ def _retry(domain: str, processor: Processor) -> list[Right]:
         _right("Write", processor.input_topic, "events again"),
         Right("Read", "group", own, "what was sent already"),
         Right("Write", "transactional-id", own, "both at once"),
+    ]
+
+
+def reset_identity(settings: Settings, domain: str) -> str:
+    """The transactional id of whoever moves a domain's workers: two at once would undo each other."""
+    return f"{identity_of(settings, domain)}-reset"
+
+
+def _reset(settings: Settings, domain: str, processor: Processor) -> list[Right]:
+    changelog = changelog_of(settings, domain)
+    return [
+        Right("Read", "group", group_of(settings, domain), "who is in it, where it is, and setting that"),
+        _right("Read", processor.input_topic, "setting offsets of it"),
+        _right("Read", changelog, "what state there is"),
+        _right("Write", changelog, "dropping it"),
+        Right("Write", "transactional-id", reset_identity(settings, domain), "both at once"),
     ]
 
 

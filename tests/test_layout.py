@@ -30,6 +30,7 @@ ROOMS = {
         "streams/clients.py",
         "streams/connecting.py",
         "streams/emitter.py",
+        "streams/groups.py",
         "streams/local/",
         "streams/source.py",
         "streams/state.py",

@@ -12,8 +12,10 @@ from commands import say
 from events import transaction
 from test_security_kafka import PATIENCE_S, command
 
+from schemas.envelope import Message
 from streams.cli._app import run
-from streams.clients import Reader, UnreachableError
+from streams.clients import Reader, UnreachableError, Writer
+from streams.groups import state_keys
 from streams.local.allowed import DeniedError, missing_rights, require_some
 from streams.local.topics import TopicsError
 from streams.monitor.run import ensure
@@ -59,7 +61,7 @@ def unseen(granted: list[Right]) -> set[str]:
     return {str(right) for right in granted if right.name not in seen}
 
 
-LACKING = {
+LACKING: dict[str, tuple[Process, str, tuple[str, ...]]] = {
     "worker-less": ("worker", "Write topic fraud-scores", ("worker", "fraud")),
     "worker-else": ("worker", "Write transactional-id headrace-fraud-*", ("worker", "fraud")),
     "store-less": ("store", "Read topic fraud-scores", ("store",)),
@@ -160,6 +162,22 @@ def test_an_observer_sees_the_lag_and_nothing_else(ready: SecuredBroker) -> None
     assert {0, 1, 2, 3} == set(seen["fraud"].end)
     with pytest.raises(UnreachableError, match="lacks a right on the topic"), Reader(config, "transactions") as reader:
         list(reader.records(follow=True))
+
+
+def test_a_reset_needs_no_more_than_its_rights(
+    ready: SecuredBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Whoever has them, and is no worker, moves the group and drops its state."""
+    with Writer({"bootstrap.servers": ready.plain}) as writer:
+        writer.send(Message("headrace-fraud-changelog", b"key", b"entry", partition=1))
+    ready.revoke("other")
+    ready.grant("other", WANTED["reset"])
+    come_as(ready, "other", tmp_path, monkeypatch)
+
+    [told] = say(capsysbinary, "reset", "fraud", "--to", "latest", "--state", "--yes", "--json")
+
+    assert {0: 0, 1: 1, 2: 0, 3: 0} == {move["partition"]: move["state_entries"] for move in told["partitions"]}
+    assert {} == {p: keys for p, keys in state_keys(ready.config("other"), told["changelog"], range(4)).items() if keys}
 
 
 def test_a_store_leaves_out_what_is_somebody_elses(ready: SecuredBroker) -> None:
