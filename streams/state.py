@@ -19,11 +19,11 @@ from __future__ import annotations
 import logging
 import time
 from itertools import groupby
-from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as Read
 
 from schemas.envelope import Messages
 from streams.errors import StopError, WorldError
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from processors import KeyedState
     from schemas.envelope import Message
 
-_partition_of, _key_of, _value_of = methodcaller("partition"), methodcaller("key"), methodcaller("value")
-
 log = logging.getLogger(__name__)
 
-# Steps that stay in the processor's cache.
-_STEP_MESSAGES = 4_000
+# Steps that stay in the processor's cache: 0.85 to 0.95 µs of the loop's CPU a message at 500 to 1000, 1.05 at 4000.
+_READ_MESSAGES = 1_000
+# So often at most until the worker's loop looks after the rest.
+_READS = 8
 _TIMEOUT_S = 30.0
 # How soon a partition that was added to a table's topic is noticed, and how long asking may hold up the worker's loop.
 _DISCOVERY_S, _DISCOVERY_TIMEOUT_S = 30.0, 0.5
@@ -78,8 +78,10 @@ class ChangelogReader:
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,
-                "fetch.max.bytes": 52_428_800,
-                "max.partition.fetch.bytes": 16_000_000,
+                # Small answers are unpacked while the loop reads those before: the client's threads take 0.26 µs a
+                # message so, and 0.45 with answers of 50 MB, for whose end the loop would wait besides.
+                "fetch.max.bytes": 8_000_000,
+                "max.partition.fetch.bytes": 2_000_000,
                 "fetch.wait.max.ms": 20,
                 "fetch.error.backoff.ms": 20,
                 "queued.max.messages.kbytes": 65_536,
@@ -96,29 +98,29 @@ class ChangelogReader:
 
     def begin(self, partitions: Iterable[int]) -> None:
         """Starts reading partitions from their beginning; call it after their committed offsets were read."""
-        for partition in partitions:
+        wanted = list(partitions)
+        self.cancel(wanted)
+        for partition in wanted:
             low, high = self._watermarks(partition)
             self._restoring[partition] = Restoring(low, high, low, {})
-        self._assign()
+            if low < high:
+                self._reader.incremental_assign([TopicPartition(self.topic, partition, low)])
 
     def cancel(self, partitions: Iterable[int]) -> None:
         """Stops reading partitions that went away; what was read of them is dropped."""
         for partition in partitions:
-            self._restoring.pop(partition, None)
-        self._assign()
+            self._end(partition)
 
     def step(self, timeout_s: float) -> dict[int, dict[bytes, bytes]]:
         """Reads on for at most `timeout_s`; returns the entries of the partitions that are complete now."""
         if not self._restoring:
             return {}
-        done = {p: r.entries for p, r in self._restoring.items() if r.position >= r.end}
-        if not done:
-            self._read(timeout_s)
-            done = {p: r.entries for p, r in self._restoring.items() if r.position >= r.end}
-        if done:
-            for partition in done:
-                del self._restoring[partition]
-            self._assign()
+        for _ in range(_READS):
+            if self._complete() or self._read(timeout_s) < _READ_MESSAGES:
+                break
+        done = self._complete()
+        for partition in done:
+            self._end(partition)
         return done
 
     def close(self) -> None:
@@ -126,19 +128,38 @@ class ChangelogReader:
         self._reader.close()
         self._ends.close()
 
-    def _read(self, timeout_s: float) -> None:
-        """Runs of messages of one partition at a time: a call of Python's per message would cost as much as reading."""
-        for partition, group in groupby(self._reader.consume(_STEP_MESSAGES, timeout_s), _partition_of):
+    def _complete(self) -> dict[int, dict[bytes, bytes]]:
+        return {p: r.entries for p, r in self._restoring.items() if r.position >= r.end}
+
+    def _end(self, partition: int) -> None:
+        """The others are read on undisturbed: a new assignment would drop what the client has read ahead of them."""
+        restoring = self._restoring.pop(partition, None)
+        if restoring is not None and restoring.start < restoring.end:
+            self._reader.incremental_unassign([TopicPartition(self.topic, partition)])
+
+    def _read(self, timeout_s: float) -> int:
+        """Columns, and runs of one partition: calls of Python's per message would cost as much as reading it."""
+        read: list[Any] = self._reader.consume(_READ_MESSAGES, timeout_s)
+        keys, values = list(map(Read.key, read)), list(map(Read.value, read))
+        partitions: list[Any] = list(map(Read.partition, read))
+        begin = 0
+        for partition, group in groupby(partitions):
+            end = begin + len(list(group))
             restoring = self._restoring.get(partition)
-            if restoring is None:
-                continue
-            run: list[Any] = list(group)
-            messages = [message for message in run if message.error() is None]
-            if messages:
-                _apply(restoring.entries, map(_key_of, messages), map(_value_of, messages))
-                restoring.position = messages[-1].offset() + 1
-            if len(messages) < len(run):
-                self._note(restoring, [message for message in run if message.error() is not None])
+            if restoring is not None:
+                self._take(restoring, read[begin:end], keys[begin:end], values[begin:end])
+            begin = end
+        return len(read)
+
+    def _take(self, restoring: Restoring, run: list[Any], keys: list[bytes | None], values: list[bytes | None]) -> None:
+        # What tells of something else than a message has no key either.
+        if None in keys:
+            self._note(restoring, [message for message in run if message.error() is not None])
+            run = [message for message in run if message.error() is None]
+            keys, values = list(map(Read.key, run)), list(map(Read.value, run))
+        if run:
+            _apply(restoring.entries, keys, values)
+            restoring.position = max(restoring.position, run[-1].offset() + 1)
 
     def _note(self, restoring: Restoring, told: Iterable[Any]) -> None:
         for message in told:
@@ -147,10 +168,6 @@ class ChangelogReader:
                 restoring.position = max(restoring.position, message.offset())
             elif not error.retriable():
                 raise WorldError(f"{self.topic}[{message.partition()}]: {error.str()} ({error.name()})")
-
-    def _assign(self) -> None:
-        """Reads exactly the partitions being restored, each from where it stands."""
-        self._reader.assign([TopicPartition(self.topic, p, r.position) for p, r in self._restoring.items()])
 
     def _watermarks(self, partition: int) -> tuple[int, int]:
         try:
@@ -165,13 +182,14 @@ class ChangelogReader:
         return low, high
 
 
-def _apply(entries: dict[bytes, bytes], keys: Iterable[bytes | None], values: Iterable[bytes | None]) -> None:
+def _apply(entries: dict[bytes, bytes], keys: list[bytes | None], values: list[bytes | None]) -> None:
     """The last value of a key is its entry; a tombstone removes it, and what has no key is none of ours."""
-    changes: dict[Any, Any] = dict(zip(keys, values, strict=True))
-    changes.pop(None, None)
-    entries.update(changes)
-    for key in [key for key, value in changes.items() if value is None]:
-        del entries[key]
+    entries.update(zip(keys, values, strict=True))  # type: ignore[arg-type]  # what is None goes below
+    entries.pop(None, None)  # type: ignore[call-overload]
+    if None in values:
+        for key in [key for key, value in zip(keys, values, strict=True) if value is None]:
+            if key is not None and entries.get(key, b"") is None:
+                del entries[key]
 
 
 class TableFollower:
@@ -221,7 +239,7 @@ class TableFollower:
         if time.monotonic() >= self._discover_at:
             self._discover(self._reader)
         applied = 0
-        messages: list[Any] = self._reader.consume(_STEP_MESSAGES, timeout_s)
+        messages: list[Any] = self._reader.consume(_READ_MESSAGES, timeout_s)
         for message in messages:
             error = message.error()
             if error is None:

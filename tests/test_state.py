@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 from harness import send
 
@@ -21,7 +21,25 @@ Names = Callable[..., str]
 def changelog(kafka: str, topic_name: Names) -> str:
     name = topic_name("changelog")
     ensure_topics({"bootstrap.servers": kafka}, {name: TopicSpec.compacted(2)})
+    _await_leaders(kafka, name)
     return name
+
+
+def _await_leaders(kafka: str, topic: str) -> None:
+    """A broker may say for a moment that it does not lead a partition which it has just made; a worker tries again."""
+    asking = Consumer({"bootstrap.servers": kafka, "group.id": topic})
+    deadline = time.monotonic() + 10
+    for partition in (0, 1):
+        while True:
+            try:
+                asking.get_watermark_offsets(TopicPartition(topic, partition), timeout=5)
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+            else:
+                break
+    asking.close()
 
 
 @pytest.fixture
@@ -67,9 +85,10 @@ def test_markers_and_an_aborted_tail_do_not_hold_it_up(kafka: str, changelog: st
 
 
 def test_tombstones_remove_entries(kafka: str, changelog: str, reader: ChangelogReader) -> None:
-    """An entry whose last word is a tombstone is not there."""
+    """An entry whose last word is a tombstone is not there; what has no key is nobody's, and disturbs none."""
     producer = Producer({"bootstrap.servers": kafka})
-    for key, value in [(b"a", b"1"), (b"b", b"2"), (b"a", None)]:
+    changes = [(b"a", b"1"), (b"b", b"1"), (b"a", None), (b"b", None), (None, b"stray"), (b"b", b"2"), (b"c", None)]
+    for key, value in changes:
         producer.produce(changelog, value, key, partition=1)
     producer.flush(10)
 
