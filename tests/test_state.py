@@ -85,9 +85,9 @@ def test_markers_and_an_aborted_tail_do_not_hold_it_up(kafka: str, changelog: st
 
 
 def test_tombstones_remove_entries(kafka: str, changelog: str, reader: ChangelogReader) -> None:
-    """An entry whose last word is a tombstone is not there; what has no key is nobody's, and disturbs none."""
+    """An entry whose last word is a tombstone is not there; one that came back is."""
     producer = Producer({"bootstrap.servers": kafka})
-    changes = [(b"a", b"1"), (b"b", b"1"), (b"a", None), (b"b", None), (None, b"stray"), (b"b", b"2"), (b"c", None)]
+    changes = [(b"a", b"1"), (b"b", b"1"), (b"a", None), (b"b", None), (b"b", b"2"), (b"c", None)]
     for key, value in changes:
         producer.produce(changelog, value, key, partition=1)
     producer.flush(10)
