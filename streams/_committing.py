@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from streams.errors import HeadraceError
+from streams.errors import HeadraceError, UnknownOutcomeError
 
 if TYPE_CHECKING:
     from streams.emitter import Emitter
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from streams.source import Source
 
 __all__ = ["Committing"]
+
+# The emitter's own time-outs of two calls, and a moment.
+_LONGEST_S = 45.0
 
 
 class _Commit(msgspec.Struct, frozen=True):
@@ -29,12 +34,18 @@ class _Commit(msgspec.Struct, frozen=True):
 class Committing:
     """Commits that mostly wait for brokers. What one raises comes up where it is waited for.
 
-    The emitter is the commit's alone from `start` until `end`, and so is its producer.
+    The emitter is the commit's alone from `start` until `end`, and so is its producer. One thread does all of it: each
+    change of thread waits for the interpreter's lock, while the loop computes.
+
+    Args:
+        metrics: Told of transactions and of how long their end takes.
+        longest_s: A commit that lasts longer is left behind: it may never return.
     """
 
-    def __init__(self, metrics: WorkerMetrics) -> None:
+    def __init__(self, metrics: WorkerMetrics, longest_s: float = _LONGEST_S) -> None:
         self._metrics = metrics
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._longest_s = longest_s
+        self._thread = _Thread()
         self._commit: _Commit | None = None
 
     @property
@@ -51,20 +62,21 @@ class Committing:
         """Begins to commit so many events up to the offsets reached; `started` is when the stage did."""
         assert self._commit is None, "This is a bug: one commit at a time."
         offsets = {(source.topic, partition): offset for partition, offset in reached.items()}
-        call = self._thread.submit(emitter.commit, offsets, source.group_metadata())
+        membership = source.group_metadata()
+        call = self._thread.submit(lambda: emitter.commit(offsets, membership))
         self._commit = _Commit(call, reached, events, started)
 
     def end(self) -> Mapping[int, int]:
         """Waits for the commit under way and returns the offsets reached by it; none where there is none.
 
         Raises:
-            HeadraceError: What the emitter's `commit` raised.
+            HeadraceError: What the emitter's `commit` raised, or that it did not return in time.
         """
         commit, self._commit = self._commit, None
         if commit is None:
             return {}
         try:
-            commit.call.result()
+            self._wait(commit)
         except HeadraceError:
             self._metrics.observe_transaction("aborted", commit.events)
             raise
@@ -72,6 +84,43 @@ class Committing:
         self._metrics.observe_transaction("committed", commit.events)
         return commit.reached
 
+    def _wait(self, commit: _Commit) -> None:
+        """Returns once it is good, or leaves it and its thread behind."""
+        left_s = commit.started + self._longest_s - time.perf_counter()
+        if not wait([commit.call], max(0.0, left_s)).done:
+            self._thread.close()
+            self._thread = _Thread()
+            raise UnknownOutcomeError(f"a commit did not return within {self._longest_s:g} s")
+        commit.call.result()
+
     def close(self) -> None:
         """Ends the thread once it is idle."""
-        self._thread.shutdown(wait=False)
+        self._thread.close()
+
+
+class _Thread:
+    """Runs calls one by one; a daemon, so that one which never returns does not keep the process."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = SimpleQueue()
+        threading.Thread(target=self._serve, daemon=True, name="commit").start()
+
+    def submit(self, call: Callable[[], None]) -> Future[None]:
+        """Hands over a call; what it raises is the future's."""
+        future: Future[None] = Future()
+        self._calls.put((call, future))
+        return future
+
+    def close(self) -> None:
+        """Ends the thread once it is idle."""
+        self._calls.put(None)
+
+    def _serve(self) -> None:
+        while (job := self._calls.get()) is not None:
+            call, future = job
+            try:
+                call()
+            except BaseException as error:  # handed over to whoever waits, whatever it is
+                future.set_exception(error)
+            else:
+                future.set_result(None)

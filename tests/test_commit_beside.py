@@ -14,8 +14,10 @@ from harness import EXACT, Follower, check_counting, running, send
 
 from processors import Arrays
 from schemas.envelope import Message
+from streams._committing import Committing
 from streams._transaction import Transaction
 from streams.errors import AbortError, UnknownOutcomeError
+from streams.observe.metrics import WorkerMetrics, process_registry
 
 
 class LongCommits:
@@ -124,6 +126,47 @@ def test_an_end_does_not_wait_for_a_commit_that_nobody_knows_of(stage: dict[str,
 
     assert EXACT == check_counting(records, 10)
     assert 0 == emitters[0].aborts
+
+
+class NeverReturns:
+    """An emitter whose first commit blocks until the test is over."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.commits = 0
+
+    def commit(self, _offsets: Mapping[tuple[str, int], int], _group_metadata: object) -> None:
+        self.commits += 1
+        if self.commits == 1:
+            self.over.wait(30)
+
+
+class Member:
+    """Stands for a source: commits need its topic and its membership."""
+
+    topic = "events"
+
+    def group_metadata(self) -> object:
+        return None
+
+
+def test_a_commit_that_never_returns_is_left_behind() -> None:
+    """Its outcome is unknown once it is too late, and the next commit has a thread that is free."""
+    emitter: Any = NeverReturns()
+    member: Any = Member()
+    metrics = WorkerMetrics(process_registry("worker"))
+    committing = Committing(metrics, longest_s=0.2)
+    committing.start(emitter, member, {0: 7}, 3, time.perf_counter())
+
+    with pytest.raises(UnknownOutcomeError, match=r"did not return within 0.2 s"):
+        committing.end()
+
+    committing.start(emitter, member, {0: 9}, 2, time.perf_counter())
+
+    assert {0: 9} == committing.end()
+
+    emitter.over.set()
+    committing.close()
 
 
 def test_a_transaction_is_due_after_its_first_record_or_when_it_is_large() -> None:
