@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 import pytest
+from test_cuda import FakeLibrary
 
+from processors._cuda import Driver
 from streams.cli import _checks
 from streams.cli._app import run
-from streams.cli._checks import examine
+from streams.cli._checks import examine, runtime_finding
 from streams.settings import KafkaSettings, ModelSettings, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -137,6 +139,31 @@ def test_a_gpu_that_is_required_and_not_there_fails(tmp_path: Path) -> None:
 
     assert "fail" == finding.status
     assert "require_gpu" in finding.detail
+
+
+TOY = Driver(FakeLibrary())
+CPU_ONLY, BOTH = ("CPUExecutionProvider",), ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+@pytest.mark.parametrize(
+    ("package", "available", "shown", "required", "status", "said"),
+    [
+        ("onnxruntime 1.23.2", CPU_ONLY, None, False, "ok", "onnxruntime 1.23.2, providers CPUExecutionProvider"),
+        ("onnxruntime 1.23.2", CPU_ONLY, TOY, True, "fail", "has no GPU provider, and model.require_gpu is set"),
+        ("onnxruntime-gpu 1.23.2", BOTH, None, False, "warn", "NVIDIA's driver shows no GPU to this process"),
+        ("onnxruntime-gpu 1.23.2", BOTH, None, True, "fail", "NVIDIA's driver shows no GPU to this process"),
+        ("onnxruntime-gpu 1.23.2", BOTH, TOY, True, "ok", "CPUExecutionProvider; GPUs: NVIDIA Toy, 1 GB"),
+    ],
+)
+def test_a_gpu_that_models_cannot_use_is_told(
+    package: str, available: tuple[str, ...], shown: Driver | None, required: bool, status: str, said: str
+) -> None:
+    """The package for GPUs on a machine that shows none is a warning, and fails where a GPU is required."""
+    finding = runtime_finding(ModelSettings(require_gpu=required), package, available, shown)
+
+    assert status == finding.status
+    assert said in finding.detail
+    assert bool(finding.advice) is (status != "ok")
 
 
 def test_a_check_that_breaks_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,12 @@ import msgspec
 from streams.cli import _install
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from streams.settings import Settings
+    from processors._cuda import Driver
+    from streams.settings import ModelSettings, Settings
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "examine", "runtime_finding"]
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -121,19 +122,28 @@ def _runtime(settings: Settings) -> Iterator[Finding]:
     from processors._cuda import driver
     from processors._session import available_providers
 
-    available = available_providers()
-    gpu = any(name in available for name in settings.model.providers if name != "CPUExecutionProvider")
-    if settings.model.require_gpu and not gpu:
+    yield runtime_finding(settings.model, found[0], available_providers(), driver())
+
+
+def runtime_finding(model: ModelSettings, package: str, available: Sequence[str], shown: Driver | None) -> Finding:
+    """What ONNX Runtime can run models on here.
+
+    Args:
+        model: What the settings want.
+        package: The one that is installed, with its version.
+        available: The providers that it has.
+        shown: NVIDIA's driver, where it shows a GPU to this process.
+    """
+    if model.require_gpu and not any(name in available for name in model.providers if name != "CPUExecutionProvider"):
         advice = "install the gpu extra on a machine with a GPU, or set model.require_gpu = false"
-        yield Finding("onnxruntime", "fail", f"{found[0]} has no GPU provider, and model.require_gpu is set", advice)
-    elif "onnxruntime-gpu" in found[0] and driver() is None:
+        return Finding("onnxruntime", "fail", f"{package} has no GPU provider, and model.require_gpu is set", advice)
+    if package.startswith("onnxruntime-gpu") and shown is None:
         advice = "models run on the CPU: does `nvidia-smi` list a GPU? A container needs it passed in"
-        yield Finding("onnxruntime", "warn", f"{found[0]}, and NVIDIA's driver shows no GPU to this process", advice)
-    else:
-        shown = driver()
-        gpus = [f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB" for gpu in (shown.gpus() if shown else ())]
-        places = f"; GPUs: {'; '.join(gpus)}" if gpus else ""
-        yield Finding("onnxruntime", "ok", f"{found[0]}, providers {', '.join(available)}{places}")
+        status: Status = "fail" if model.require_gpu else "warn"
+        return Finding("onnxruntime", status, f"{package}, and NVIDIA's driver shows no GPU to this process", advice)
+    gpus = [f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB" for gpu in (shown.gpus() if shown else ())]
+    places = f"; GPUs: {'; '.join(gpus)}" if gpus else ""
+    return Finding("onnxruntime", "ok", f"{package}, providers {', '.join(available)}{places}")
 
 
 def _version(distribution: str) -> str:
