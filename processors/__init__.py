@@ -6,6 +6,7 @@ import difflib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from schemas.envelope import Record, Reject
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import ModuleType
 
     from processors._contract import Contract
     from schemas.envelope import Message
@@ -32,6 +34,7 @@ __all__ = [
     "load",
     "model_reference",
     "names",
+    "part_of",
     "read_options",
     "settings_type",
 ]
@@ -162,6 +165,18 @@ def load(name: str, setup: Setup | None = None) -> Processor:
         raise DomainError(f"The domain {name!r} has no create(setup) that returns its processor.")
     processor: Processor = module.create(setup or Setup())
     return processor
+
+
+def part_of(name: str, part: str) -> ModuleType | None:
+    """The module that a domain may bring beside its processor, such as its `demo`; None where it brings none.
+
+    Raises:
+        Exception: Whatever the module raises when it is imported.
+    """
+    spec = find_spec(f"{__name__}.{name}")
+    if spec is None or not spec.submodule_search_locations or find_spec(f"{__name__}.{name}.{part}") is None:
+        return None
+    return import_module(f"{__name__}.{name}.{part}")
 
 
 def model_reference(name: str, options: Mapping[str, Any]) -> str:

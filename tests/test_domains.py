@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 import processors
-from processors import DomainError, Setup, load, model_reference, names
+from processors import DomainError, Setup, load, model_reference, names, part_of
+from streams.chaos.run import load_chaos
+from streams.demo.run import load_demo
+from streams.errors import HeadraceError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +57,27 @@ def test_a_broken_domain_hurts_no_other(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(DomainError, match=r"'hollow' has no create"):
         load("hollow")
     assert "fraud" == load("fraud", SETUP).name
+
+
+def test_a_domain_brings_parts_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Demo and chaos are found by being there; a domain of one file has none, and a part that fails says why."""
+    (tmp_path / "hollow.py").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "__init__.py").write_text("")
+    (tmp_path / "folder" / "demo.py").write_text("import no_such_library\n")
+    monkeypatch.setattr(processors, "__path__", [*processors.__path__, str(tmp_path)])
+
+    found = part_of("fraud", "demo")
+
+    assert found is not None
+    assert "processors.fraud.demo" == found.__name__
+    assert [None] * 3 == [part_of("hollow", "demo"), part_of("folder", "chaos"), part_of("nowhere", "demo")]
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        part_of("folder", "demo")
+    with pytest.raises(HeadraceError, match="'hollow' has no demo; `headrace up hollow`"):
+        load_demo("hollow")
+    with pytest.raises(HeadraceError, match="'hollow' does not say how its results are compared"):
+        load_chaos("hollow")
 
 
 def test_the_model_is_the_options_or_the_domains_own() -> None:

@@ -6,12 +6,12 @@ import shutil
 import tempfile
 import time
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from processors import part_of
 from streams.chaos._site import Site
 from streams.chaos.account import account_of
 from streams.chaos.evidence import Tables
@@ -87,11 +87,13 @@ def load_chaos(domain: str) -> Chaos:
     Raises:
         HeadraceError: The domain has none.
     """
-    try:
-        module: Chaos = import_module(f"processors.{domain}.chaos")
-    except ModuleNotFoundError as error:
-        raise HeadraceError(f"the domain {domain!r} does not say how its results are compared ({error})") from error
-    return module
+    module: Any = part_of(domain, "chaos")
+    if module is None:
+        raise HeadraceError(
+            f"the domain {domain!r} does not say how its results are compared: it has no module `chaos`"
+        )
+    chaos: Chaos = module
+    return chaos
 
 
 def run_chaos(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from schemas.topics import TopicType, domains, find_topic
@@ -48,9 +46,10 @@ def read_file(
         MappingError: Preset, mapping or kind of file are unknown, or do not fit.
         OSError: The file cannot be read.
     """
+    from processors import part_of
     from processors._tabular import ColumnMapping, read_mapping, read_rows
 
-    presets = _presets(domain)
+    presets: Any = part_of(domain, "presets")
     if presets is not None and topic.name == input_topic(domain).name:
         rows: Iterator[Row] = presets.read(path, mapping or preset or None)
         return rows
@@ -72,12 +71,3 @@ def rows_in(path: Path) -> int | None:
     with path.open("rb") as file:
         lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
     return lines - (path.suffix.lower() == ".csv")
-
-
-def _presets(domain: str) -> Any:
-    """The domain's module of presets; None where it has none."""
-    name = f"processors.{domain}"
-    spec = find_spec(name)
-    if spec is None or not spec.submodule_search_locations or find_spec(f"{name}.presets") is None:
-        return None
-    return import_module(f"{name}.presets")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from processors import part_of
 from streams.demo.ledger import Ledger
 from streams.demo.traffic import Traffic
 from streams.demo.view import Progress
@@ -63,14 +63,14 @@ def load_demo(domain: str) -> Demo:
     Raises:
         HeadraceError: The domain has none.
     """
-    try:
-        module: Demo = import_module(f"processors.{domain}.demo")
-    except ModuleNotFoundError as error:
+    module: Any = part_of(domain, "demo")
+    if module is None:
         raise HeadraceError(
-            f"the domain {domain!r} has no demo ({error}); `headrace up {domain}` runs its services, "
+            f"the domain {domain!r} has no demo; `headrace up {domain}` runs its services, "
             f"`headrace produce {domain} FILE` sends events"
-        ) from error
-    return module
+        )
+    demo: Demo = module
+    return demo
 
 
 class Outcome(NamedTuple):
