@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from streams._settings_redact import shown
 
-__all__ = ["Count", "Port", "Positive", "PositiveFloat", "Secret", "Section", "Share", "is_http"]
+__all__ = ["Count", "Port", "Positive", "PositiveFloat", "Secret", "Section", "Share", "database_of", "is_http"]
 
 Positive = Annotated[int, Meta(gt=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
@@ -36,3 +36,8 @@ def is_http(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # of the port, or of brackets; its text may be a password whose @ was forgotten
         return False
+
+
+def database_of(url: str, default: str) -> str:
+    """The database that the URL of a ClickHouse server names (`https://host:8443/database`), or else the default."""
+    return urlsplit(url).path.strip("/") or default

@@ -8,13 +8,13 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from processors import Setup, load, model_reference
 from schemas.clickhouse import tables
 from schemas.dead_letter import retry_identity
 from schemas.dead_letter import topic_name as dead_letter_topic
 from schemas.topics import domains
+from streams._settings_kinds import database_of
 from streams.loading import codecs_of
 from streams.monitor import MONITORED
 from streams.running import changelog_of, group_of, identity_of
@@ -156,7 +156,7 @@ def store_rights(settings: Settings, domain: str | None = None) -> list[Right]:
     url = settings.clickhouse.url
     if not url:
         return reads
-    database = urlsplit(url).path.strip("/") or settings.clickhouse.database
+    database = database_of(url, settings.clickhouse.database)
     return [
         *reads,
         Right("Read", "group", settings.store.group_of(database), "its place among the sinks of one server"),

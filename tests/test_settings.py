@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from shop_settings import load
 
+from streams._settings_kinds import database_of
 from streams._settings_redact import STARS, redact_text, redact_url
-from streams.settings import Settings, SettingsError, load_settings, secrets_of, shown
+from streams.settings import ClickHouseSettings, Settings, SettingsError, load_settings, secrets_of, shown
 
 NO_DOMAINS: dict[str, type[msgspec.Struct] | None] = {}
 SECRET = "s3cr3t-Zebra-9"
@@ -34,6 +35,20 @@ def test_nothing_given_is_the_defaults() -> None:
 
     assert Settings() == loaded.settings
     assert {"default"} == set(loaded.origins.values())
+
+
+@pytest.mark.parametrize(
+    ("url", "database"),
+    [
+        ("https://me:secret@there:8443/lake", "lake"),
+        ("https://there:8443/", "headrace"),
+        ("http://there", "headrace"),
+        ("http://[::1]:8123/lake/", "lake"),
+    ],
+)
+def test_the_url_of_a_server_may_name_the_database(url: str, database: str) -> None:
+    """What stands behind the address is the database, else the setting is."""
+    assert database == database_of(url, ClickHouseSettings(url).database)
 
 
 def test_later_sources_win() -> None:
