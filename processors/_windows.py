@@ -154,13 +154,12 @@ class KeyedWindows:
     def add_keys(self, partition: int, keys: Sequence[bytes]) -> Ints:
         """Slots for keys that the partition does not have yet."""
         reused = [self._free.pop() for _ in range(min(len(self._free), len(keys)))]
-        fresh = range(len(self.keys), len(self.keys) + len(keys) - len(reused))
-        slots = [*reused, *fresh]
-        self.keys.extend([b""] * len(fresh))
+        slots = [*reused, *range(len(self.keys), len(self.keys) + len(keys) - len(reused))]
+        for slot, key in zip(reused, keys, strict=False):
+            self.keys[slot] = key
+        self.keys.extend(keys[len(reused) :])
         if len(self.keys) > len(self.owner):
             self._add_slots(max(len(self.keys), 2 * len(self.owner)))
-        for slot, key in zip(slots, keys, strict=True):
-            self.keys[slot] = key
         self._slots.setdefault(partition, {}).update(zip(keys, slots, strict=True))
         added = np.array(slots, np.int64)
         self.owner[added] = partition

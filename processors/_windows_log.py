@@ -13,6 +13,7 @@ Numbers in values are little-endian. `dump` is at any time what the compacted ch
 
 from __future__ import annotations
 
+from itertools import compress, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,9 +74,9 @@ def restore(windows: KeyedWindows, partition: int, entries: Mapping[bytes, bytes
     windows.drop(partition)
     if WATERMARK in entries:
         windows.watermarks[partition] = _read_watermark(entries[WATERMARK])
-    keys = [key for key in entries if key[:1] == EVENTS]
-    if keys:
-        _restore_blocks(windows, partition, keys, entries)
+    ours = list(map(bytes.startswith, entries, repeat(EVENTS)))
+    if any(ours):
+        _restore_blocks(windows, partition, list(compress(entries, ours)), list(compress(entries.values(), ours)))
 
 
 def _ended(windows: KeyedWindows) -> set[tuple[int, bytes]]:
@@ -128,21 +129,25 @@ def _marks(windows: KeyedWindows, slot: Ints, is_last: NDArray[np.bool_]) -> dic
     return {row: packed[at * _MARK_BYTES : (at + 1) * _MARK_BYTES] for at, row in enumerate(rows.tolist())}
 
 
-def _restore_blocks(windows: KeyedWindows, partition: int, names: list[bytes], entries: Mapping[bytes, bytes]) -> None:
+def _restore_blocks(windows: KeyedWindows, partition: int, names: list[bytes], values: list[bytes]) -> None:
+    """Columns are put in order, not names and values: looking at each of those in turn would cost more."""
     size = len(names[0])
     if size <= 1 + _NUMBER_BYTES or set(map(len, names)) != {size}:
         raise ChangelogError("The changelog holds window entries with keys of different lengths.")
-    order, numbers, heads = _sort(names, size)
-    names = [names[row] for row in order.tolist()]
-    values = [entries[name] for name in names]
+    letters = np.frombuffer(b"".join(names), np.uint8).reshape(len(names), size)
+    order, numbers, heads = _sort(letters[:, 1:-_NUMBER_BYTES], letters[:, -_NUMBER_BYTES:])
     sizes = np.fromiter(map(len, values), np.int64, len(values))
+    offsets = ((np.cumsum(sizes) - sizes) // 8)[order]
+    sizes = sizes[order]
     marked = sizes % _EVENT_BYTES == _MARK_BYTES % _EVENT_BYTES
     counts = (sizes - marked * _MARK_BYTES) // _EVENT_BYTES
-    _check(names, numbers, heads, sizes, counts)
+    wrong = _wrong(numbers, heads, sizes, counts)
+    if len(wrong):
+        raise _damaged(names[order[wrong[0]]], int(sizes[wrong[0]]))
     words = np.frombuffer(b"".join(values), "<i8")
-    offsets = (np.cumsum(sizes) - sizes) // 8
-    events = words[ranges(offsets, 2 * counts)].reshape(-1, 2).astype(np.int64)
-    slots = windows.add_keys(partition, [names[head][1:-_NUMBER_BYTES] for head in heads.tolist()])
+    events = words[ranges(offsets, 2 * counts)].reshape(-1, 2)
+    keys = letters[order[heads], 1:-_NUMBER_BYTES]
+    slots = windows.add_keys(partition, keys.view(f"V{keys.shape[1]}").ravel().tolist())
     _fill(windows, slots, np.add.reduceat(counts, heads), events)
     windows.first_block[slots] = numbers[heads]
     last = np.append(heads[1:], len(names)) - 1
@@ -151,34 +156,40 @@ def _restore_blocks(windows: KeyedWindows, partition: int, names: list[bytes], e
     windows.mark[with_mark] = words[np.stack([at + 1, at + 2], axis=1)].view("<f8")
 
 
-def _sort(names: list[bytes], size: int) -> tuple[Ints, Ints, Ints]:
+def _sort(keys: NDArray[np.uint8], numbers: NDArray[np.uint8]) -> tuple[Ints, Ints, Ints]:
     """Order by (key, block number), the numbers in that order, and where each key begins in it."""
-    letters = np.frombuffer(b"".join(names), np.uint8).reshape(len(names), size)
-    numbers = np.ascontiguousarray(letters[:, -_NUMBER_BYTES:]).view(">u4").ravel().astype(np.int64)
-    width = size - 1 - _NUMBER_BYTES
-    padded = np.zeros((len(names), -(-width // 8) * 8), np.uint8)
-    padded[:, :width] = letters[:, 1:-_NUMBER_BYTES]
+    count = np.ascontiguousarray(numbers).view(">u4").ravel().astype(np.int64)
+    padded = np.zeros((len(keys), -(-keys.shape[1] // 8) * 8), np.uint8)
+    padded[:, : keys.shape[1]] = keys
     parts = padded.view(np.uint64)
-    order = np.lexsort((numbers, *parts.T))
-    parts = parts[order]
-    starts = np.ones(len(names), np.bool_)
-    starts[1:] = (parts[1:] != parts[:-1]).any(axis=1)
-    return order, numbers[order], np.flatnonzero(starts)
+    order = np.argsort(parts[:, 0])
+    # Only rows that have their first part in common need more than that.
+    same = parts[order[1:], 0] == parts[order[:-1], 0]
+    tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
+    rows = order[tied]
+    order[tied] = rows[np.lexsort((count[rows], *parts[rows].T[::-1]))]
+    starts = np.ones(len(keys), np.bool_)
+    starts[1:] = (parts[order[1:]] != parts[order[:-1]]).any(axis=1)
+    return order, count[order], np.flatnonzero(starts)
 
 
-def _check(names: list[bytes], numbers: Ints, heads: Ints, sizes: Ints, counts: Ints) -> None:
+def _wrong(numbers: Ints, heads: Ints, sizes: Ints, counts: Ints) -> Ints:
+    """Rows that are no blocks, or that the block after them does not fit."""
     is_last = np.zeros(len(numbers), np.bool_)
     is_last[heads - 1] = True
     next_number = np.append(numbers[1:], 0)
     wrong = (sizes % 8 != 0) | (counts < 1) | (counts > BLOCK)
     wrong |= ~is_last & ((counts != BLOCK) | (next_number != numbers + 1))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise ChangelogError(
-            f"Block {numbers[row]} of key {names[row][1:-_NUMBER_BYTES].hex()} ({sizes[row]} bytes) does not fit the "
-            "block after it, or is none: the changelog topic is damaged or belongs to another program. "
-            "Restore the topic, or begin with an empty one."
-        )
+    return np.flatnonzero(wrong)
+
+
+def _damaged(name: bytes, size: int) -> ChangelogError:
+    number = int.from_bytes(name[-_NUMBER_BYTES:], "big")
+    return ChangelogError(
+        f"Block {number} of key {name[1:-_NUMBER_BYTES].hex()} ({size} bytes) does not fit the "
+        "block after it, or is none: the changelog topic is damaged or belongs to another program. "
+        "Restore the topic, or begin with an empty one."
+    )
 
 
 def _fill(windows: KeyedWindows, slots: Ints, counts: Ints, events: Ints) -> None:

@@ -1,5 +1,6 @@
 """An event id is answered once within the window, whatever the batches and restores."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ def write(log: dict[bytes, bytes], ids: RecentIds) -> None:
 
 
 steps = st.tuples(
-    st.text("abcdé", min_size=1, max_size=2),
+    st.text("abcé\0", min_size=1, max_size=2),
     st.sampled_from([1, 1, 2, 100, 300]),
     st.sampled_from([0, 1, 5, 30]),
     st.sampled_from([0, 0, 0, 20]),
@@ -119,6 +120,20 @@ def test_a_retracted_id_may_come_again() -> None:
     assert log == restored.dump(0)
     assert [1] == ids.accept(0, ["a", "b"], [3, 4], [12, 12])
     assert [1] == restored.accept(0, ["a", "b"], [3, 4], [12, 12])
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_whatever_ids_are_restores_give_them_back(left: int) -> None:
+    """A block of ids of one length, of which some or all were retracted, comes back as it was."""
+    ids, log = RecentIds(1000), {}
+    ids.accept(0, ["e-1", "e-2"], [1, 2], [10, 11])
+    ids.retract(0, ["e-1", "e-2"][left:])
+    write(log, ids)
+    restored = RecentIds(1000)
+    restored.restore(0, log)
+
+    assert log == restored.dump(0)
+    assert list(range(left)) == restored.accept(0, ["e-1", "e-2"], [3, 4], [12, 12])
 
 
 def test_record_from_the_future_does_not_end_deduplication() -> None:

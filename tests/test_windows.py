@@ -164,6 +164,25 @@ def test_a_restored_partition_goes_on_as_if_nothing_had_happened() -> None:
     assert {p: _windows_log.dump(steady, p) for p in (0, 1)} == {p: _windows_log.dump(moved, p) for p in (0, 1)} == log
 
 
+def test_keys_that_begin_alike_are_restored_apart() -> None:
+    """Keys are told apart by all of their bytes, wherever they differ, whatever the order of their entries."""
+    windows = KeyedWindows(SPANS, DAY)
+    random = np.random.default_rng(4)
+    keys = [bytes(8) + random.bytes(8) for _ in range(20)] + [random.bytes(8) + bytes(8) for _ in range(20)]
+    keys += [random.bytes(16) for _ in range(20)]
+    chosen = random.integers(0, len(keys), 1500).tolist()
+    update(windows, [(0, keys[at], START + n * HOUR // 8, n, (float(n), 0.0)) for n, at in enumerate(chosen)])
+    entries = list(_windows_log.dump(windows, 0).items())
+    shuffled = {entries[at][0]: entries[at][1] for at in random.permutation(len(entries)).tolist()}
+    restored = KeyedWindows(SPANS, DAY)
+    _windows_log.restore(restored, 0, shuffled)
+
+    assert dict(entries) == _windows_log.dump(restored, 0)
+    assert [windows.history(0, key)[1].tolist() for key in keys] == [
+        restored.history(0, key)[1].tolist() for key in keys
+    ]
+
+
 def test_a_restore_of_one_partition_leaves_the_other_alone() -> None:
     """Dropping and restoring partition 0 does not touch what partition 1 holds or has yet to write."""
     windows = KeyedWindows(SPANS, DAY)
