@@ -25,6 +25,8 @@ from scripts.bench.openloop import due_times, phases_of
 from scripts.bench.rounds import alternating, ratios, spread, thinned
 from scripts.bench.services import BenchError, Stage
 from streams.cli.bench import Bench
+from streams.clients import UnreachableError, reach
+from streams.local import endpoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,6 +193,32 @@ def test_benchmarks_need_a_checkout(tmp_path: Path) -> None:
     assert 2 == done.returncode
     assert "error: benchmarks need a checkout" in done.stderr
     assert "uv run headrace bench" in done.stderr
+
+
+def test_a_benchmark_that_is_asked_to_end_leaves_nothing_behind(tmp_path: Path) -> None:
+    """SIGTERM to the command reaches the benchmark; its services end, and its scratch folder goes."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "streams", "bench", "restore", "--quick", "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := list(tmp_path.glob("headrace-bench-*/endpoints.json"))) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        broker = endpoints.read(found[0].parent)["kafka"]
+        started.terminate()
+        code = started.wait(30)
+    finally:
+        started.kill()
+        said = started.communicate()[1]
+
+    assert 130 == code, said
+    assert [] == list(tmp_path.glob("headrace-bench-*"))
+    with pytest.raises(UnreachableError):
+        reach({"bootstrap.servers": broker}, 0.5)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _START_S = 90.0
 _GRACE_S = 20.0
+_REMOVAL_S = 10.0
 _TAIL_LINES = 15
 # Numpy's own threads would only fight over the cores; packages come from where the stage says, not from the folder.
 _PLAIN = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
@@ -90,6 +93,10 @@ class Process:
         """SIGTERM, time to finish, then SIGKILL."""
         self._child.stop(_GRACE_S)
 
+    def kill(self) -> None:
+        """SIGKILL, where it still runs."""
+        self._child.kill()
+
 
 class Headrace(Process):
     """One of headrace's own commands, with a metrics endpoint."""
@@ -140,14 +147,14 @@ class Stage:
         self._data: list[Path] = []
 
     def __enter__(self) -> Stage:
-        scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-bench-"))
-        self.folder = Path(scratch)
+        self.folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
+        self._stack.callback(_remove, self.folder)
         try:
             properties = ("--property", "log.retention.check.interval.ms=10000")
             broker = self._start("broker", [*self._headrace(self.folder), "broker", *properties])
             self.bootstrap = endpoints.wait_for(self.folder, "kafka", 120, broker.require_alive)
         except BaseException:
-            self._stack.close()
+            self._end()
             raise
         self.broker = broker
         return self
@@ -155,7 +162,7 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._end()
 
     def worker(self, domain: str, group: str, slot: str = "0", **settings: Any) -> Headrace:
         """A worker process on the stage's broker; keys of settings have `__` for the dot."""
@@ -200,6 +207,18 @@ class Stage:
                 raise BenchError(f"no environment for {name}: {said.strip().splitlines()[-1]}") from error
         return str(python)
 
+    def _end(self) -> None:
+        """Kills what still runs, for nobody needs its data again, and removes the folder.
+
+        A second Ctrl-C or SIGTERM would leave gigabytes behind; this takes no longer than they do.
+        """
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._stack.close()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def _command(self, arguments: list[str], name: str, **settings: Any) -> Headrace:
         data = self.folder / f"data-{len(self._data)}"
         data.mkdir()
@@ -223,8 +242,22 @@ class Stage:
         paths = dict.fromkeys((str(self._packages), str(ROOT)))
         environment = {**kept, **caches, **_PLAIN, **_BROKER, "PYTHONPATH": os.pathsep.join(paths)}
         process: Any = kind(name, argv, log or self.folder / f"{name}-{number}.log", environment)
-        self._stack.callback(process.stop)
+        self._stack.callback(process.kill)
         return process
+
+
+def _remove(folder: Path) -> None:
+    """Java dies a moment after the process that started it, and may still be writing."""
+    deadline = time.monotonic() + _REMOVAL_S
+    while True:
+        try:
+            shutil.rmtree(folder)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _pinned_in_time() -> list[str]:

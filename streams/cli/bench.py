@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from enum import StrEnum
@@ -81,7 +82,11 @@ def bench(
 
 
 def _wait(running: subprocess.Popen[bytes]) -> int:
-    """The exit code; Ctrl-C reaches the benchmark too, which stops its own processes before it ends."""
+    """The exit code; Ctrl-C reaches the benchmark too, which stops its own processes before it ends.
+
+    SIGTERM reaches only this process, and is handed on.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: running.terminate())
     while True:
         try:
             return running.wait()
