@@ -48,13 +48,18 @@ class Prepared(msgspec.Struct):
 
     `inputs` maps the model's input names to arrays of n rows, batch first; `records` are the n records they
     came from, in order; `context` is the processor's own (whatever interpret needs); `rejects` are the records
-    of the micro-batch that have no row.
+    of the micro-batch that have no row; `event_ids` name the rows in the log where they become dead letters.
     """
 
     inputs: Arrays
     records: Sequence[Record]
     context: Any
     rejects: list[Reject]
+    event_ids: Sequence[str] = ()
+
+    def event_id(self, row: int) -> str:
+        """The id of a row's event; empty where the processor told none."""
+        return self.event_ids[row] if self.event_ids else ""
 
 
 class KeyedState(Protocol):
@@ -88,6 +93,9 @@ class Processor(Protocol):
     for the model, in their order. Prepare saw them all the same: keyed state does not know how an event was answered.
     State that is made of the model's outputs finds zeros in these rows, as in rows that failed. Without a fallback they
     become dead letters, reason `too_old`.
+
+    And `prepares_ahead`: true where prepare may see the next micro-batch before interpret and retract have seen this
+    one. The model then runs meanwhile, on another thread. It is not for whoever's prepare needs what the model said.
     """
 
     name: str

@@ -82,7 +82,7 @@ class Deadline:
         records = prepared.records
         fallback = getattr(self._processor, "fallback", None)
         answers: Sequence[Message | Reject] = (
-            [Reject(records[row], TOO_OLD, detail=_NO_FALLBACK) for row in old]
+            [Reject(records[row], TOO_OLD, "", _NO_FALLBACK, prepared.event_id(row)) for row in old]
             if fallback is None
             else fallback(prepared, old, now_ms)
         )

@@ -125,6 +125,26 @@ def test_without_a_fallback_it_is_a_dead_letter_that_may_come_again() -> None:
     assert [b"a"] == processor.retracted
 
 
+def test_what_is_too_old_is_named() -> None:
+    """The dead letter has the event's id where the processor told it, and the row's own."""
+
+    class Naming(PunctualProcessor):
+        """Calls each event by its offset."""
+
+        def prepare(self, records: list[Record]) -> Prepared:
+            prepared = super().prepare(records)
+            prepared.event_ids = [f"id-{record.offset}" for record in prepared.records]
+            return prepared
+
+    named: list[str] = []
+    for processor in (Naming(), PunctualProcessor()):
+        records = [record(7, 0), record(8, 5000), record(9, 5000)]
+        outcomes = infer(processor, RememberingSession(), records, NOW, deadline=Deadline(processor, MAX_AGE_MS))  # type: ignore[arg-type]
+        named += [reject.event_id for reject in outcomes.rejects]
+
+    assert ["id-8", "id-9", "", ""] == named
+
+
 def test_failed_rows_keep_their_place() -> None:
     """A row that fails among those left for the model is the dead letter, not its neighbour."""
     processor = FallingBackProcessor()
