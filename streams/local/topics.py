@@ -34,12 +34,13 @@ _DEAD_LETTERS_MAX_MESSAGE_BYTES = _CHANGELOG_MAX_MESSAGE_BYTES + 64 * 1024
 _USUAL_MAX_MESSAGE_BYTES = 1024 * 1024 + 12
 
 # What a compacted topic must have to be read back in little more than its live entries: the cleaner takes closed
-# segments only, so they are small and closed by time; a fifth of dead entries is enough to clean again.
+# segments only, so they are as small as the largest message allows and closed by time; a fifth of dead entries is
+# enough to clean again. Behind what is clean lie 200,000 changes of a partition's fraud state at most: 0.2 s to read.
 _COMPACTED = {
     "cleanup.policy": "compact",
     "max.message.bytes": str(_CHANGELOG_MAX_MESSAGE_BYTES),
     "min.cleanable.dirty.ratio": "0.2",
-    "segment.bytes": str(64 * 1024 * 1024),
+    "segment.bytes": str(_CHANGELOG_MAX_MESSAGE_BYTES),
     "segment.ms": str(10 * 60 * 1000),
     "delete.retention.ms": str(24 * 60 * 60 * 1000),
 }
