@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, wait
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from streams._beside import Beside
 from streams.errors import HeadraceError, UnknownOutcomeError
 
 if TYPE_CHECKING:
+    from streams._transaction import Transaction
     from streams.emitter import Emitter
     from streams.observe.metrics import WorkerMetrics
     from streams.source import Source
@@ -45,7 +45,7 @@ class Committing:
     def __init__(self, metrics: WorkerMetrics, longest_s: float = _LONGEST_S) -> None:
         self._metrics = metrics
         self._longest_s = longest_s
-        self._thread = _Thread()
+        self._thread = Beside("commit")
         self._commit: _Commit | None = None
 
     @property
@@ -58,13 +58,14 @@ class Committing:
         """Whether waiting for it would take time."""
         return self._commit is not None and not self._commit.call.done()
 
-    def start(self, emitter: Emitter, source: Source, reached: Mapping[int, int], events: int, started: float) -> None:
-        """Begins to commit so many events up to the offsets reached; `started` is when the stage did."""
+    def start(self, emitter: Emitter, source: Source, covers: Transaction, started: float) -> None:
+        """Begins to commit what a transaction covers, as far as processed; `started` is when the stage did."""
         assert self._commit is None, "This is a bug: one commit at a time."
+        reached = {p: offset for p, offset in source.offsets().items() if p in covers.partitions}
         offsets = {(source.topic, partition): offset for partition, offset in reached.items()}
         membership = source.group_metadata()
         call = self._thread.submit(lambda: emitter.commit(offsets, membership))
-        self._commit = _Commit(call, reached, events, started)
+        self._commit = _Commit(call, reached, covers.events, started)
 
     def end(self) -> Mapping[int, int]:
         """Waits for the commit under way and returns the offsets reached by it; none where there is none.
@@ -89,38 +90,10 @@ class Committing:
         left_s = commit.started + self._longest_s - time.perf_counter()
         if not wait([commit.call], max(0.0, left_s)).done:
             self._thread.close()
-            self._thread = _Thread()
+            self._thread = Beside("commit")
             raise UnknownOutcomeError(f"a commit did not return within {self._longest_s:g} s")
         commit.call.result()
 
     def close(self) -> None:
         """Ends the thread once it is idle."""
         self._thread.close()
-
-
-class _Thread:
-    """Runs calls one by one; a daemon, so that one which never returns does not keep the process."""
-
-    def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = SimpleQueue()
-        threading.Thread(target=self._serve, daemon=True, name="commit").start()
-
-    def submit(self, call: Callable[[], None]) -> Future[None]:
-        """Hands over a call; what it raises is the future's."""
-        future: Future[None] = Future()
-        self._calls.put((call, future))
-        return future
-
-    def close(self) -> None:
-        """Ends the thread once it is idle."""
-        self._calls.put(None)
-
-    def _serve(self) -> None:
-        while (job := self._calls.get()) is not None:
-            call, future = job
-            try:
-                call()
-            except BaseException as error:  # handed over to whoever waits, whatever it is
-                future.set_exception(error)
-            else:
-                future.set_result(None)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from processors import Arrays, Processor
     from streams.deadline import Deadline
 
-__all__ = ["Observes", "Outcome", "Outcomes", "Runs", "infer", "infer_all"]
+__all__ = ["Inference", "Observes", "Outcome", "Outcomes", "Runs", "infer", "infer_all"]
 
 Outcome = tuple[Record, Message | Reject]
 """A record and what became of it: the message to be written, or why there is none."""
@@ -82,6 +82,82 @@ class Outcomes(Sequence[Outcome]):
         return f"Outcomes({list(self)!r})"
 
 
+class Inference:
+    """One micro-batch on its way: prepared when it is made, then `run`, then `outcomes`.
+
+    `run` may be called on another thread. Whoever prepares the next micro-batch meanwhile asks the processor first,
+    whose `prepares_ahead` says whether it may.
+
+    Args:
+        processor: Prepares and interprets.
+        session: Runs the model.
+        records: The micro-batch.
+        now_ms: When it is answered.
+        observe: Told of the stages, once they are over.
+        deadline: What is older is answered without the model; None where nothing is too old.
+
+    Raises:
+        Exception: Only for what is not the data's fault, as `outcomes` and `run` do: a processor that breaks its
+            contract, a model that cannot run at all. What is keyed state in the processor has then moved, and the
+            caller has to restore it.
+    """
+
+    def __init__(
+        self,
+        processor: Processor,
+        session: Runs,
+        records: Sequence[Record],
+        now_ms: int,
+        observe: Observes | None = None,
+        deadline: Deadline | None = None,
+    ) -> None:
+        started = perf_counter()
+        self._processor = processor
+        self._session = session
+        self._records = records
+        self._now_ms = now_ms
+        self._observe = observe or _unseen
+        self._deadline = deadline
+        self._prepared = processor.prepare(records)
+        self._outputs: Arrays = {}
+        self._failed: Mapping[int, str] = {}
+        self._execute_s = 0.0
+        self._observe("prepare", perf_counter() - started)
+        self._old = [] if deadline is None else deadline.rows(self._prepared.records, now_ms)
+        self._some_run = len(self._old) < len(self._prepared.records)
+
+    def run(self) -> None:
+        """Runs the model on the rows that are not too old, if there are any."""
+        if not self._some_run:
+            return
+        started = perf_counter()
+        old, deadline = self._old, self._deadline
+        session = deadline.sparing(self._session, old) if old and deadline else self._session
+        self._outputs, self._failed = session.run(self._prepared.inputs)
+        self._execute_s = perf_counter() - started
+
+    def outcomes(self) -> Outcomes:
+        """Exactly one message or reject per record, in the order of the records."""
+        self._observe("execute", self._execute_s)
+        started = perf_counter()
+        answers = self._answers() if self._some_run else ()
+        if self._old and self._deadline is not None:
+            answers = self._deadline.answer(self._prepared, answers, self._old, self._now_ms)
+        outcomes = _outcomes(self._records, self._prepared.records, answers, self._prepared.rejects)
+        self._observe("interpret", perf_counter() - started)
+        return outcomes
+
+    def _answers(self) -> Sequence[Message | Reject]:
+        processor, prepared, failed = self._processor, self._prepared, self._failed
+        answers = processor.interpret(prepared, self._outputs, self._now_ms)
+        if len(answers) != len(prepared.records):
+            msg = f"{processor.name}: interpret answered {len(answers)} of {len(prepared.records)} rows. This is a bug."
+            raise RuntimeError(msg)
+        if failed and (retract := getattr(processor, "retract", None)) is not None:
+            retract(prepared, failed)
+        return _with_failures(prepared.records, answers, failed)
+
+
 def infer(
     processor: Processor,
     session: Runs,
@@ -90,37 +166,10 @@ def infer(
     observe: Observes | None = None,
     deadline: Deadline | None = None,
 ) -> Outcomes:
-    """Answers a micro-batch: exactly one message or reject per record, in the order of the records.
-
-    What is older than the deadline, where there is one, is answered without the model.
-
-    Raises only for what is not the data's fault: a processor that breaks its contract, a model that cannot run
-    at all. What is keyed state in the processor has then moved, and the caller has to restore it.
-    """
-    started = perf_counter()
-    prepared = processor.prepare(records)
-    prepared_at = perf_counter()
-    answers: Sequence[Message | Reject] = ()
-    executed_at = prepared_at
-    old = [] if deadline is None else deadline.rows(prepared.records, now_ms)
-    if len(old) < len(prepared.records):
-        outputs, failed = (deadline.sparing(session, old) if old and deadline else session).run(prepared.inputs)
-        executed_at = perf_counter()
-        answers = processor.interpret(prepared, outputs, now_ms)
-        if len(answers) != len(prepared.records):
-            msg = f"{processor.name}: interpret answered {len(answers)} of {len(prepared.records)} rows. This is a bug."
-            raise RuntimeError(msg)
-        if failed and (retract := getattr(processor, "retract", None)) is not None:
-            retract(prepared, failed)
-        answers = _with_failures(prepared.records, answers, failed)
-    if old and deadline is not None:
-        answers = deadline.answer(prepared, answers, old, now_ms)
-    outcomes = _outcomes(records, prepared.records, answers, prepared.rejects)
-    if observe is not None:
-        observe("prepare", prepared_at - started)
-        observe("execute", executed_at - prepared_at)
-        observe("interpret", perf_counter() - executed_at)
-    return outcomes
+    """Answers a micro-batch from its beginning to its end; see `Inference`."""
+    inference = Inference(processor, session, records, now_ms, observe, deadline)
+    inference.run()
+    return inference.outcomes()
 
 
 def infer_all(
@@ -146,6 +195,10 @@ def infer_all(
         processor.drain()
         if state is not None:
             list(state.changes())
+
+
+def _unseen(_stage: str, _seconds: float) -> None:
+    """Where nobody looks."""
 
 
 def _with_failures(

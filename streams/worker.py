@@ -1,12 +1,13 @@
 """The loop of a worker: the only file that knows the order of the stages.
 
-One iteration, one thread, no hidden scheduling:
+One iteration, no hidden scheduling:
 
     tables follow → state restores a step → poll → micro-batch due? infer and send → transaction due? commit
 
 A transaction spans micro-batches. It commits `commit_interval_ms` after its first record, or when it is large enough,
-or when partitions are about to go. The broker's part of a commit runs beside the loop: what is inferred meanwhile is
-not sent before that commit is known to be good, since it belongs to the next transaction.
+or when partitions are about to go. Two things run beside the loop: the broker's part of a commit, until whose good end
+nothing is sent, since that belongs to the next transaction; and the model's run on a full micro-batch, if the processor
+can prepare the next one meanwhile.
 
 Whatever goes wrong, the way back is one: abort, forget the state of every partition held, read the committed offsets
 and the changelog again.
@@ -20,14 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from streams._committing import Committing
 from streams._conditions import missing
+from streams._inferring import Inferring
 from streams._outbox import Outbox
 from streams._restore_news import RestoreNews
 from streams._transaction import Transaction
 from streams.batcher import Batcher
-from streams.deadline import Deadline, max_age_of
 from streams.errors import AbortError, ConsumerSpentError, HeadraceError, StopError, UnknownOutcomeError, WorldError
-from streams.inference import infer
-from streams.observe.rejects import RejectLog
 from streams.source import Source
 from streams.state import ChangelogReader, TableFollower, changes_of
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from processors import Processor
-    from schemas.envelope import Records
+    from streams._inferring import Answered
     from streams.emitter import Emitter
     from streams.inference import Runs
     from streams.observe.metrics import WorkerMetrics
@@ -74,22 +73,20 @@ class Worker:
         source_settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._processor = processor
-        self._session = session
         self._settings = settings
         self._changelog = changelog
         self._make_emitter = make_emitter
         self._metrics = metrics
         # Not every processor counts something of its own.
         self._counters: Callable[[], Mapping[str, int]] = getattr(processor, "counters", dict)
-        max_age_ms = max_age_of(processor, settings.max_age_ms)
-        self._deadline = Deadline(processor, max_age_ms, metrics.observe_too_old) if max_age_ms else None
+        self._inferring = Inferring(processor, session, metrics, settings.max_age_ms)
         self._batcher = Batcher(settings.max_size, settings.max_bytes, settings.max_wait_ms)
         self._tables = TableFollower(kafka, processor.tables)
         self._restorer = ChangelogReader(kafka, changelog) if processor.state is not None else None
         # Partition → committed offset that the state in memory stands at, also for partitions given up a moment ago.
         self._state_at: dict[int, int] = {}
         self._transaction = Transaction(settings.commit_interval_ms, settings.commit_max_events)
-        self._outbox = Outbox(dead_letters, dead_letter_bytes, metrics.observe_stage, metrics.observe_latency)
+        self._outbox = Outbox(dead_letters, dead_letter_bytes, metrics)
         self._committing = Committing(metrics)
         self._failures = 0
         self._broken: WorldError | None = None
@@ -99,7 +96,6 @@ class Worker:
         self._restore_news = RestoreNews(metrics)
         self._ends_due_at = 0.0
         self._stopping = self._closing = False
-        self._reject_log = RejectLog()
         # When the loop last came round, for whoever watches it from another thread.
         self._looked = time.monotonic()
         self._make_source: Callable[[], Source] = lambda: Source(
@@ -170,12 +166,14 @@ class Worker:
         started = time.perf_counter()
         now = self._read()
         self._metrics.observe_stage("poll", time.perf_counter() - started)
+        if not self._batch_due(now):
+            self._answer(self._inferring.finish())
         while self._batch_due(now):
-            self._process(self._batcher.take())
+            self._process()
             now = time.monotonic()
             if self._transaction.due(now):
                 self._commit()
-        if now >= self._ends_due_at and not self._transaction and not self._committing.under_way:
+        if now >= self._ends_due_at and not (self._transaction or self._committing.under_way):
             self._ends_due_at = now + _ENDS_S
             self._emitter.breathe()
             self._reach_ends()
@@ -194,7 +192,7 @@ class Worker:
 
     def _patience(self, now: float) -> float:
         """How long a poll may wait: until the micro-batch or the transaction is due, or the restore wants its turn."""
-        if self._restoring:
+        if self._restoring or self._inferring.under_way:
             return 0.0
         if self._committing.busy and (self._outbox or len(self._batcher)):
             return max(0.0, min(_COMMITTING_S, self._transaction.due_in(now)))
@@ -204,35 +202,35 @@ class Worker:
         """While a commit is under way only what is full is inferred: other answers would wait, and cost more so."""
         return self._batcher.full if self._committing.busy else self._batcher.due(now)
 
-    def _process(self, records: Records) -> None:
-        """Infers a micro-batch; what came of it belongs to the transaction that is open or about to be."""
-        now_ms = time.time_ns() // 1_000_000
+    def _process(self) -> None:
+        """Infers a micro-batch; what comes of it belongs to the transaction that is open or about to be."""
+        full = self._batcher.full
+        records = self._batcher.take()
         self._transaction.add(records.next_offsets(), len(records), time.monotonic())
-        outcomes = infer(self._processor, self._session, records, now_ms, self._metrics.observe_stage, self._deadline)
-        self._outbox.put(outcomes, records.timestamps_ms, now_ms)
-        self._source.advance(records)
-        self._send()
-        self._metrics.observe_batch(len(records), outcomes.rejects)
-        if outcomes.rejects:
-            self._reject_log.tell(outcomes.rejects)
+        self._answer(self._inferring.answer(records, full=full))
+
+    def _answer(self, answered: Iterable[Answered]) -> None:
+        for one in answered:
+            self._outbox.put(one)
+            self._source.advance(one.records)
+            self._send()
 
     def _send(self) -> None:
         """Sends what waits into the open transaction, unless the one before is still being committed."""
-        if self._committing.busy:
-            return
-        self._end_commit()
-        self._outbox.send(self._emitter)
+        if not self._committing.busy:
+            self._end_commit()
+            self._outbox.send(self._emitter)
 
     def _reach_ends(self) -> None:
         """Has the transaction cover the ends of partitions too, if all that was read is processed."""
-        if len(self._batcher):
+        if len(self._batcher) or self._inferring.under_way:
             return
-        reached = self._source.reach_ends()
-        if reached:
+        if reached := self._source.reach_ends():
             self._transaction.add(reached, 0, time.monotonic())
 
     def _commit(self) -> None:
         """Ends the transaction: state changes, side messages and offsets join what was sent, all or nothing."""
+        self._answer(self._inferring.finish())
         self._end_commit()
         self._send()
         if not self._transaction:
@@ -242,8 +240,7 @@ class Worker:
         self._emitter.send(self._processor.drain())
         self._emitter.settle()
         self._emitter.send(changes_of(self._processor.state, self._changelog))
-        reached = {p: offset for p, offset in self._source.offsets().items() if p in self._transaction.partitions}
-        self._committing.start(self._emitter, self._source, reached, self._transaction.events, started)
+        self._committing.start(self._emitter, self._source, self._transaction, started)
         self._transaction.clear()
         if not self._emitter.overlaps:
             self._end_commit()
@@ -297,6 +294,7 @@ class Worker:
             error = failed if isinstance(failed, UnknownOutcomeError) else error
         if self._transaction:
             self._metrics.observe_transaction("aborted", self._transaction.events)
+        self._inferring.forget()
         self._outbox.clear()
         self._batcher.clear()
         self._startable.clear()
@@ -390,10 +388,12 @@ class Worker:
             log.warning("left with an open transaction, which Kafka will abort: %s", error)
         # Closing the source revokes its partitions: there is nothing left to commit then.
         self._transaction.clear()
+        self._inferring.forget()
         self._outbox.clear()
         self._source.close()
         self._emitter.close()
         self._committing.close()
+        self._inferring.close()
         self._tables.close()
         if self._restorer is not None:
             self._restorer.close()

@@ -46,6 +46,7 @@ class CountingProcessor:
     name = "counting"
     model = "counting"
     tables = ()
+    prepares_ahead = True
 
     def __init__(self, input_topic: str, output_topic: str) -> None:
         self.input_topic = input_topic

@@ -142,9 +142,12 @@ class NeverReturns:
 
 
 class Member:
-    """Stands for a source: commits need its topic and its membership."""
+    """Stands for a source: commits need its topic, its offsets and its membership."""
 
     topic = "events"
+
+    def offsets(self) -> dict[int, int]:
+        return {0: 7, 1: 9}
 
     def group_metadata(self) -> object:
         return None
@@ -154,16 +157,18 @@ def test_a_commit_that_never_returns_is_left_behind() -> None:
     """Its outcome is unknown once it is too late, and the next commit has a thread that is free."""
     emitter: Any = NeverReturns()
     member: Any = Member()
+    covers = Transaction(interval_ms=50, max_events=10)
+    covers.add([1], 3, now=1.0)
     metrics = WorkerMetrics(process_registry("worker"))
     committing = Committing(metrics, longest_s=0.2)
-    committing.start(emitter, member, {0: 7}, 3, time.perf_counter())
+    committing.start(emitter, member, covers, time.perf_counter())
 
     with pytest.raises(UnknownOutcomeError, match=r"did not return within 0.2 s"):
         committing.end()
 
-    committing.start(emitter, member, {0: 9}, 2, time.perf_counter())
+    committing.start(emitter, member, covers, time.perf_counter())
 
-    assert {0: 9} == committing.end()
+    assert {1: 9} == committing.end()
 
     emitter.over.set()
     committing.close()

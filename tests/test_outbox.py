@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
-from schemas.envelope import Message, Record, Reject
+from schemas.envelope import Message, Record, Records, Reject
+from streams._inferring import Answered
 from streams._outbox import Outbox
 from streams.inference import Outcomes
+from streams.observe.metrics import WorkerMetrics, process_registry
 
 
 class KeepingEmitter:
@@ -22,20 +25,23 @@ class KeepingEmitter:
         self.sent += messages
 
 
-def outcomes_of(values: list[bytes]) -> Outcomes:
+def answered_of(values: list[bytes], times_ms: list[int]) -> Answered:
     """One message per value, and a reject for the last."""
-    records = [Record("in", 0, at, b"k", value, 1) for at, value in enumerate(values)]
+    records = [
+        Record("in", 0, at, b"k", value, time) for at, (value, time) in enumerate(zip(values, times_ms, strict=True))
+    ]
     answered = list(range(len(values) - 1))
     outcomes = Outcomes(records, answered, [Message("out", b"k", values[at]) for at in answered])
     outcomes.refuse({len(values) - 1: Reject(records[-1], "malformed")})
-    return outcomes
+    return Answered(Records.of(records), outcomes, 2)
 
 
 def test_what_waits_is_sent_once_in_its_order() -> None:
     """Results, then dead letters, micro-batch by micro-batch, and nothing twice."""
-    emitter, outbox = KeepingEmitter(), Outbox("dead", None, lambda _stage, _seconds: None, lambda _seconds: None)
+    registry = process_registry("worker")
+    emitter, outbox = KeepingEmitter(), Outbox("dead", None, WorkerMetrics(registry))
     for values in ([b"1", b"2", b"bad"], [b"3", b"worse"]):
-        outbox.put(outcomes_of(values), np.full(len(values), 1), 2)
+        outbox.put(answered_of(values, [1] * len(values)))
 
     outbox.send(emitter)  # type: ignore[arg-type]  # the other verbs are not its matter
     outbox.send(emitter)  # type: ignore[arg-type]
@@ -47,14 +53,22 @@ def test_what_waits_is_sent_once_in_its_order() -> None:
     ]
     assert [message.topic for message in emitter.sent] == ["out", "out", "dead", "out", "dead"]
     assert len(outbox) == 0
+    assert (5.0, 3.0) == tuple(
+        registry.get_sample_value(f"headrace_{name}_total") for name in ("events_read", "results")
+    )
 
 
 def test_latency_is_told_when_results_are_produced() -> None:
     """The wait in the outbox and the model's run before it are part of an event's latency."""
     told: list[float] = []
-    outbox = Outbox("dead", None, lambda _stage, _seconds: None, lambda seconds: told.extend(seconds.tolist()))
+
+    class Telling(WorkerMetrics):
+        def observe_latency(self, seconds: Iterable[float] | NDArray[Any]) -> None:
+            told.extend(seconds)
+
+    outbox = Outbox("dead", None, Telling(process_registry("worker")))
     now_ms = time.time_ns() // 1_000_000
-    outbox.put(outcomes_of([b"1", b"bad"]), np.array([now_ms, now_ms - 500]), now_ms)
+    outbox.put(answered_of([b"1", b"bad"], [now_ms, now_ms - 500]))
     time.sleep(0.2)
 
     outbox.send(KeepingEmitter())  # type: ignore[arg-type]

@@ -80,6 +80,9 @@ class FraudProcessor:
     name = "fraud"
     input_topic = INPUT_TOPIC
     output_topics = (OUTPUT_TOPIC, TALLY_TOPIC)
+    prepares_ahead = True
+    """No feature is made of scores. An event that comes again within the micro-batch after the one in which the model
+    failed on it is a duplicate."""
 
     def __init__(
         self,

@@ -190,6 +190,9 @@ class _Batch:
 
 
 class _Processor:
+    # A stage belongs to the micro-batch that began last.
+    prepares_ahead = False
+
     def __init__(self, processor: Processor, tracing: Tracing) -> None:
         self._processor = processor
         self._tracing = tracing
