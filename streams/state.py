@@ -26,6 +26,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka import Message as Read
 
 from schemas.envelope import Messages
+from streams._reading import is_unpackable
 from streams.errors import StopError, WorldError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 _READ_MESSAGES = 1_000
 # So often at most until the worker's loop looks after the rest.
 _READS = 8
+_TABLE_MESSAGES = 4_000
 _TIMEOUT_S = 30.0
 # How soon a partition that was added to a table's topic is noticed, and how long asking may hold up the worker's loop.
 _DISCOVERY_S, _DISCOVERY_TIMEOUT_S = 30.0, 0.5
@@ -198,6 +200,8 @@ class TableFollower:
     def __init__(self, config: Mapping[str, Any], tables: Iterable[Any]) -> None:
         self._tables = {table.topic: table for table in tables}
         self._behind: set[tuple[str, int]] = set()
+        # Where reading went on behind what could not be unpacked.
+        self._over: dict[tuple[str, int], int] = {}
         self._partitions: dict[str, set[int]] = {topic: set() for topic in self._tables}
         self._discover_at = time.monotonic() + _DISCOVERY_S
         self._reader: Consumer | None = None
@@ -224,36 +228,51 @@ class TableFollower:
         """Reads until every table was read to its end, or until `give_up` says so.
 
         Raises:
-            WorldError: That took longer than `timeout_s`.
+            WorldError: Nothing came for `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         while not self.complete and not give_up():
-            if time.monotonic() > deadline:
-                raise WorldError(f"tables not read to their end within {timeout_s} s: {sorted(self._behind)}")
-            self.follow(0.1)
+            if self.follow(0.1):
+                deadline = time.monotonic() + timeout_s
+            elif time.monotonic() > deadline:
+                raise WorldError(
+                    f"tables are not read to their end, and nothing has come for {timeout_s} s: {sorted(self._behind)}"
+                )
 
     def follow(self, timeout_s: float = 0.0) -> int:
-        """Applies what has come; returns how many records that were."""
+        """Applies what has come; returns how many records that were, with those that nobody can unpack."""
         if self._reader is None:
             return 0
         if time.monotonic() >= self._discover_at:
             self._discover(self._reader)
-        applied = 0
-        messages: list[Any] = self._reader.consume(_READ_MESSAGES, timeout_s)
+        come = 0
+        stuck: dict[tuple[str, int], int] = {}
+        messages: list[Any] = self._reader.consume(_TABLE_MESSAGES, timeout_s)
         for message in messages:
             error = message.error()
             if error is None:
                 if message.key() is not None:
                     self._tables[message.topic()].update(message.key(), message.value())
-                    applied += 1
+                    come += 1
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._behind.discard((message.topic(), message.partition()))
-        return applied
+            elif is_unpackable(error):
+                stuck[message.topic(), message.partition()] = message.offset()
+        return come + self._pass_over(self._reader, stuck)
 
     def close(self) -> None:
         """Closes the connection."""
         if self._reader is not None:
             self._reader.close()
+
+    def _pass_over(self, reader: Consumer, stuck: Mapping[tuple[str, int], int]) -> int:
+        """Goes on behind messages that the client cannot unpack, one a partition at a time as in `source.py`."""
+        for place, begin in stuck.items():
+            at = max(begin, self._over.get(place, 0))
+            log.warning("%s[%d]: the entry at %d cannot be unpacked: the table is without it", *place, at)
+            reader.seek(TopicPartition(*place, at + 1))
+            self._over[place] = at + 1
+        return len(stuck)
 
     def _start(self, reader: Consumer) -> None:
         """Reads every partition there is; a table is complete when all of them were read to their ends."""

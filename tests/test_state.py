@@ -189,3 +189,21 @@ def test_partitions_added_to_a_table_are_followed_too(
     assert b"v" == table.entries[b"late"]
     assert complete
     assert 51 == len(table.entries)
+
+
+def test_a_table_goes_on_behind_what_cannot_be_unpacked(kafka: str, changelog: str) -> None:
+    """A batch that unpacks to more than the client takes costs the table its entries, and no others."""
+    zeros = bytes(800_000)
+    settings = {"compression.type": "zstd", "linger.ms": 500, "batch.size": 4_000_000, "message.max.bytes": 4_000_000}
+    for batch in ([(b"before", b"v")], [(b"bomb-1", zeros), (b"bomb-2", zeros)], [(b"behind", b"v")]):
+        producer = Producer({"bootstrap.servers": kafka, **settings})
+        for key, value in batch:
+            producer.produce(changelog, value, key, partition=0)
+        assert 0 == producer.flush(10)
+    table = Recorder(changelog)
+    small = {"fetch.max.bytes": 1_000_000, "message.max.bytes": 1_000_000, "receive.message.max.bytes": 1_100_000}
+    follower = TableFollower({"bootstrap.servers": kafka, **small}, [table])
+    follower.catch_up(5)
+    follower.close()
+
+    assert {b"before": b"v", b"behind": b"v"} == table.entries
