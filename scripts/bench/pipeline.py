@@ -64,6 +64,9 @@ def run(options: Options) -> dict[str, Any]:
         say(f"pipeline: writing {events:,} transactions")
         kafka.preload(stage.bootstrap, cards.TOPIC, cards.transactions(events, cards=10_000, days=60))
         pythons, missing = _environments(stage)
+        if not options.quick:
+            say("pipeline: letting the broker's Java compile")
+            _one(stage, OURS, "bench-warm-up", events, float("inf"), pythons)
         speeds, agreement = _measure(stage, names, options.rounds(full=4, quick=1), events, limit_s, pythons, missing)
     peers = {"Quix Streams": QUIXSTREAMS, "Faust": version("faust-streaming")}
     return {
