@@ -17,7 +17,7 @@ import chdb
 
 from streams.local.locks import DirectoryLock, LockedError
 from streams.store._arrow import arrow_stream, column_list, identifier, literal, parameters
-from streams.store.client import PASSING, StoreRefusedError, StoreUnavailableError, translate
+from streams.store.client import BATCH_SETTINGS, PASSING, StoreRefusedError, StoreUnavailableError, translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from streams.store.client import Guard
 
-__all__ = ["INSERT_SETTINGS", "EmbeddedStore", "insert_block", "quoted_settings"]
+__all__ = ["EmbeddedStore", "insert_block", "quoted_settings"]
 
 _GRANTS = (
     "SHOW, SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE, CREATE VIEW, CREATE TEMPORARY TABLE,"
@@ -56,14 +56,6 @@ _USERS = f"""<clickhouse>
 # What must be free before an insert besides twice the batch: the engine's streams of inserts were seen to end well on a
 # full disk with nothing stored, and to commit broken parts where writing itself failed. Merges reserve theirs.
 _SPARE_BYTES = 64_000_000
-
-INSERT_SETTINGS = {
-    # One block, one part: atomic. A batch is smaller than a block (see `sink`).
-    "async_insert": "0",
-    "max_insert_threads": "1",
-    "insert_deduplicate": "1",
-    "deduplicate_blocks_in_dependent_materialized_views": "1",
-}
 
 
 class EmbeddedStore:
@@ -174,7 +166,7 @@ class EmbeddedStore:
 
 def insert_block(session: Any, where: str, target: str, batch: pa.Table, token: str) -> None:
     """Streams a batch into the engine as one block of `INSERT INTO target`."""
-    settings = quoted_settings({**INSERT_SETTINGS, "insert_deduplication_token": token})
+    settings = quoted_settings({**BATCH_SETTINGS, "insert_deduplication_token": token})
     try:
         with session.send_insert(f"INSERT INTO {target} SETTINGS {settings}", "ArrowStream") as stream:
             stream.append(arrow_stream(batch))

@@ -9,7 +9,7 @@ import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from streams.store._arrow import arrow_stream, column_list, identifier
-from streams.store.client import StoreRefusedError, StoreUnavailableError, translate
+from streams.store.client import BATCH_SETTINGS, StoreRefusedError, StoreUnavailableError, translate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,13 +23,6 @@ __all__ = ["ServerStore"]
 _CONNECT_TIMEOUT_S = 5
 # An insert of a full batch takes well under a second; a server that needs a minute is as good as away.
 _ANSWER_TIMEOUT_S = 60
-_INSERT_SETTINGS = {
-    "async_insert": "0",
-    "max_insert_threads": "1",
-    "insert_deduplicate": "1",
-    "deduplicate_blocks_in_dependent_materialized_views": "1",
-    "wait_end_of_query": "1",
-}
 
 
 class ServerStore:
@@ -71,7 +64,7 @@ class ServerStore:
             "command",
             f"INSERT INTO {target} ({columns}) SELECT {columns} FROM input({structure}){condition} FORMAT ArrowStream",
             data=arrow_stream(batch, compress=True),
-            settings={**_INSERT_SETTINGS, "insert_deduplication_token": token},
+            settings={**BATCH_SETTINGS, "wait_end_of_query": "1", "insert_deduplication_token": token},
         )
 
     def why_not(self, within_s: float) -> None:

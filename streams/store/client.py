@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from streams.settings import ClickHouseSettings
 
 __all__ = [
+    "BATCH_SETTINGS",
+    "INSERT_SETTINGS",
     "PASSING",
     "Guard",
     "Store",
@@ -58,6 +60,16 @@ PASSING = {
     745,  # SERVER_OVERLOADED
     999,  # KEEPER_EXCEPTION
 }
+
+INSERT_SETTINGS = {
+    # One block, one part: atomic. A batch is smaller than a block (see `sink`).
+    "async_insert": "0",
+    "max_insert_threads": "1",
+    "insert_deduplicate": "1",
+    "deduplicate_blocks_in_dependent_materialized_views": "1",
+}
+# A batch has no two rows of one key for the engine to look for before it writes: 5.0 instead of 8.4 µs of CPU a row.
+BATCH_SETTINGS = {**INSERT_SETTINGS, "optimize_on_insert": "0"}
 
 
 class StoreError(HeadraceError):

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from streams.store._arrow import literal
-from streams.store._embedded import INSERT_SETTINGS
 from streams.store._native import UnframedTypeError, frame, header
 from streams.store._statement import Statement, allow, parse
-from streams.store.client import StoreRefusedError
+from streams.store.client import INSERT_SETTINGS, StoreRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
