@@ -55,15 +55,18 @@ class Batcher:
         return self.full or self.wait_s(now) <= 0
 
     @property
+    def since(self) -> float:
+        """When the oldest record that waits arrived; infinite where nothing waits."""
+        return self._arrivals[0][1] if self._arrivals else float("inf")
+
+    @property
     def full(self) -> bool:
         """Whether a micro-batch is as large as it may be."""
         return self._count >= self._max_size or self._bytes >= self._max_bytes
 
     def wait_s(self, now: float) -> float:
         """Seconds until the oldest record's deadline; infinite where nothing waits, never negative."""
-        if not self._arrivals:
-            return float("inf")
-        return max(0.0, self._arrivals[0][1] + self._max_wait_s - now)
+        return max(0.0, self.since + self._max_wait_s - now)
 
     def take(self) -> Records:
         """Removes and returns the next micro-batch; empty where nothing waits. What is left keeps its deadline."""

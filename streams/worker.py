@@ -204,9 +204,9 @@ class Worker:
 
     def _process(self) -> None:
         """Infers a micro-batch; what comes of it belongs to the transaction that is open or about to be."""
-        full = self._batcher.full
+        full, since = self._batcher.full, self._batcher.since
         records = self._batcher.take()
-        self._transaction.add(records.next_offsets(), len(records), time.monotonic())
+        self._transaction.add(records.next_offsets(), len(records), since)
         self._answer(self._inferring.answer(records, full=full))
 
     def _answer(self, answered: Iterable[Answered]) -> None:

@@ -88,3 +88,19 @@ def test_no_batch_is_over_its_bounds_and_nothing_is_lost(
 
     assert list(range(offset)) == [r.offset for r in taken]
     assert len(batcher) == 0
+
+
+def test_the_oldest_record_says_since_when_there_is_something() -> None:
+    """A transaction counts its interval from there, so that the wait in a micro-batch is part of it."""
+    batcher = Batcher(max_size=2, max_bytes=1000, max_wait_ms=5)
+
+    assert float("inf") == batcher.since
+
+    batcher.add([record(0)], now=1.0)
+    batcher.add([record(1), record(2)], now=2.0)
+
+    assert 1.0 == batcher.since
+
+    batcher.take()
+
+    assert 2.0 == batcher.since
