@@ -39,6 +39,8 @@ _AT_ONCE = 1000
 _HARMLESS = {KafkaError._ALL_BROKERS_DOWN, KafkaError.GROUP_AUTHORIZATION_FAILED}
 # Whoever types a command wants errors, not what librdkafka tried again by itself.
 _QUIET = {"log_level": 3}
+# Java's default, which topics are made to take: a broker measures batches, and refuses one that is too large for good.
+_BATCH_BYTES = 16_384
 # The most that librdkafka has: topics decide what they take, after compression.
 _LARGEST_MESSAGE = 1_000_000_000
 
@@ -170,6 +172,7 @@ class Writer:
                 "acks": "all",
                 "enable.idempotence": True,
                 "compression.type": "lz4",
+                "batch.size": _BATCH_BYTES,
                 "linger.ms": 5,
                 "message.max.bytes": _LARGEST_MESSAGE,
                 # The default of Java's and Faust's producers, so that a key's partition is the same whoever writes it.
@@ -240,6 +243,7 @@ class Mover:
                 **config,
                 "transactional.id": identity or group,
                 "compression.type": "lz4",
+                "batch.size": _BATCH_BYTES,
                 "message.max.bytes": _LARGEST_MESSAGE,
                 "partitioner": "murmur2_random",
             }

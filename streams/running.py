@@ -20,7 +20,7 @@ from streams.loading import Opened, open_domain
 from streams.local import endpoints
 from streams.local.allowed import require_rights
 from streams.local.connection import kafka_config
-from streams.local.topics import TopicsError, TopicSpec, ensure_topics, message_limit
+from streams.local.topics import TopicsError, TopicSpec, batch_bytes, ensure_topics, message_limits
 from streams.observe.health import Endpoint, progressing
 from streams.observe.metrics import WorkerMetrics, process_registry
 from streams.observe.model import MeasuredSession
@@ -149,7 +149,9 @@ def _make_worker(
     ensure_domain_topics(settings, domain, kafka)
     metrics.observe_model(opened.manifest.reference, opened.session.providers, opened.session.slice)
     identity = f"{identity_of(settings, domain)}-{slot}"
-    producing = {**kafka, **watch_producer(metrics)}
+    letters, changelog = dead_letter_topic(domain), changelog_of(settings, domain)
+    limits = message_limits(kafka, [*opened.processor.output_topics, letters, changelog])
+    producing = {**kafka, **watch_producer(metrics), "batch.size": batch_bytes(limits.values())}
     processor, observed, make_emitter = traced(
         tracing,
         opened.processor,
@@ -163,9 +165,9 @@ def _make_worker(
         kafka=kafka,
         group=group_of(settings, domain),
         instance=identity if settings.worker.static_membership else None,
-        changelog=changelog_of(settings, domain),
-        dead_letters=dead_letter_topic(domain),
-        dead_letter_bytes=message_limit(kafka, dead_letter_topic(domain)),
+        changelog=changelog,
+        dead_letters=letters,
+        dead_letter_bytes=limits[letters],
         make_emitter=make_emitter,
         metrics=observed,
         source_settings=watch_consumer(metrics),

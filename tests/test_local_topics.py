@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from os import urandom
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from streams.local.topics import Difference, TopicsError, TopicSpec, ensure_topics
+from schemas.envelope import Message
+from streams.clients import Mover, Reader, Writer
+from streams.emitter import TransactionalEmitter
+from streams.errors import AbortError
+from streams.local.topics import Difference, TopicsError, TopicSpec, batch_bytes, ensure_topics, message_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +75,63 @@ def test_differences_are_named(kafka: str, topic_name: Callable[..., str]) -> No
     }
     with pytest.raises(TopicsError, match=f"topic {topic}: partitions is 1, expected 4; .*make it anew"):
         ensure_topics({"bootstrap.servers": kafka}, wanted, strict=True)
+
+
+SMALL = TopicSpec(1, {"max.message.bytes": "100000"})
+
+
+def test_batches_fit_the_topic_that_takes_the_least(kafka: str, topic_name: Callable[..., str]) -> None:
+    """A broker refuses a batch for its size although its messages are small; what cannot be compressed goes through."""
+    small, usual = topic_name("small"), topic_name("usual")
+    config = {"bootstrap.servers": kafka}
+    ensure_topics(config, {small: SMALL, usual: TopicSpec(1)})
+    limits = message_limits(config, [small, usual, topic_name("missing")])
+    messages = [Message(topic, b"k", urandom(800)) for topic in (small, usual) for _ in range(2000)]
+
+    size = batch_bytes(limits.values())
+
+    def taken(**settings: Any) -> bool:
+        emitter = TransactionalEmitter({**config, "log_level": 0, **settings}, topic_name("id"))
+        consumer = Consumer({**config, "group.id": topic_name("group")})
+        try:
+            emitter.send(messages)
+            emitter.commit({(usual, 0): 1}, consumer.consumer_group_metadata())
+        except AbortError:
+            return False
+        finally:
+            consumer.close()
+            emitter.close()
+        return True
+
+    assert {small: 100_000, usual: 16_777_216} == {topic: limits[topic] for topic in (small, usual)}
+    assert (95_904, 3) == (size, len(limits))
+    assert (False, True) == (taken(), taken(**{"batch.size": size}))
+
+
+@pytest.mark.parametrize(
+    ("limits", "size"), [([1_048_588, 16_777_216], 1_000_000), ([9000], 4904), ([1000, 5000], 500)]
+)
+def test_a_batch_leaves_room_for_its_format(limits: list[int], size: int) -> None:
+    """Topics as Kafka makes them get the batches that were measured best; the smallest limits still get some."""
+    assert size == batch_bytes(limits)
+
+
+def test_commands_write_to_topics_that_take_little(kafka: str, topic_name: Callable[..., str]) -> None:
+    """What people send, and send again, goes in batches as Java's client makes them."""
+    topic = topic_name("small")
+    config = {"bootstrap.servers": kafka}
+    ensure_topics(config, {topic: SMALL})
+    mover = Mover(config, topic_name("group"), topic)
+    messages = [Message(topic, b"k", urandom(800)) for _ in range(2000)]
+
+    with Writer(config) as writer:
+        for message in messages:
+            writer.send(message)
+    mover.move(messages, {0: (0, "")})
+    mover.close()
+
+    with Reader(config, topic) as reader:
+        assert 4000 == sum(1 for _ in reader.records())
 
 
 def test_without_a_broker_the_error_names_the_address(capfd: pytest.CaptureFixture[str]) -> None:

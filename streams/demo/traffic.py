@@ -13,6 +13,7 @@ from schemas.dead_letter import topic_name as dead_letter_topic
 from schemas.topics import domains, events_of
 from streams.clients import Tail
 from streams.errors import HeadraceError
+from streams.local.topics import batch_bytes, message_limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,13 +65,14 @@ class Traffic:
         self._reader = Tail({**kafka, "log_level": 0}, self.output.name, self._dead_letters)
         self.starts = {p: offset for (topic, p), offset in self._reader.starts.items() if topic == self.output.name}
         """Where each partition of the results ended when this began."""
+        written = [topic.name for topic in domains()[domain] if topic.direction == "input"]
         self._producer = Producer(
             {
                 **kafka,
                 "enable.idempotence": True,
                 "compression.type": "lz4",
                 "linger.ms": 2,
-                "batch.size": 1_000_000,
+                "batch.size": batch_bytes(message_limits(kafka, written).values()),
                 "message.max.bytes": 16_000_000,
                 "partitioner": "murmur2_random",
                 "log_level": 0,

@@ -17,7 +17,7 @@ from streams.connecting import UnreachableError, explain, metadata
 from streams.errors import HeadraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from concurrent.futures import Future
     from typing import Any
 
@@ -32,6 +32,11 @@ _DEAD_LETTERS_MAX_MESSAGE_BYTES = _CHANGELOG_MAX_MESSAGE_BYTES + 64 * 1024
 
 # Kafka's default; taken for a topic's limit where the cluster does not tell.
 _USUAL_MAX_MESSAGE_BYTES = 1024 * 1024 + 12
+
+# Measured on raw relays: 307k msg/s with batches of 1 MB, 314k with 4 MB, 192k with 16 KB.
+_LARGEST_BATCH = 1_000_000
+# What the format of a batch, and compressing what cannot be compressed, may add.
+_BATCH_OVERHEAD = 4096
 
 # What a compacted topic must have to be read back in little more than its live entries: the cleaner takes closed
 # segments only, so they are as small as the largest message allows and closed by time; a fifth of dead entries is
@@ -126,15 +131,27 @@ def ensure_topics(
     return Ensured(created, differences)
 
 
-def message_limit(config: Mapping[str, Any], topic: str, timeout_s: float = 15.0) -> int:
-    """Bytes of the largest message that an existing topic takes; Kafka's default where we may not ask."""
+def message_limits(config: Mapping[str, Any], topics: Iterable[str], timeout_s: float = 15.0) -> dict[str, int]:
+    """Bytes of the largest message, or batch, that existing topics take; Kafka's default where we may not ask."""
     admin = AdminClient({"log_level": 3, **config})
-    asked = ConfigResource(ResourceType.TOPIC, topic)
-    try:
-        answer = admin.describe_configs([asked], request_timeout=timeout_s)[asked].result()
-        return int(answer["max.message.bytes"].value)
-    except KafkaException:
-        return _USUAL_MAX_MESSAGE_BYTES
+    asked = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    limits = {}
+    for resource, future in admin.describe_configs(asked, request_timeout=timeout_s).items():
+        try:
+            limits[resource.name] = int(future.result()["max.message.bytes"].value)
+        except KafkaException:
+            limits[resource.name] = _USUAL_MAX_MESSAGE_BYTES
+    return limits
+
+
+def batch_bytes(limits: Iterable[int]) -> int:
+    """The most that a batch may have before compression where topics take so much.
+
+    A broker measures whole batches, and refuses one that is too large however small its messages are; librdkafka does
+    not cut it in two as Java's client does, so every try would end the same way.
+    """
+    least = min(limits)
+    return min(_LARGEST_BATCH, max(least - _BATCH_OVERHEAD, least // 2))
 
 
 def _create(admin: AdminClient, missing: Mapping[str, TopicSpec], timeout_s: float) -> tuple[str, ...]:
