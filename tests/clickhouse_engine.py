@@ -40,6 +40,13 @@ class Engine:
         columns = ", ".join(f"`{name}`" for name in rows.column_names)
         self.query(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM file('{file}', Arrow)")
 
+    def columns(self, table: str) -> dict[str, str]:
+        """Types of a table's columns, in order."""
+        rows = self.query(
+            f"SELECT name, type FROM system.columns WHERE database = 'headrace' AND table = '{table}' ORDER BY position"
+        )
+        return {row["name"]: row["type"] for row in rows}
+
     def close(self) -> None:
         """Ends the process."""
         assert self._process.stdin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from functools import cache
@@ -127,3 +128,8 @@ def alerts() -> list[dict[str, Any]]:
     """Prometheus's alerts."""
     groups = yaml.safe_load((CHART / "files" / "alerts.yml").read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
+
+
+def sha256(text: str | None) -> str:
+    """As the program of that name prints it."""
+    return hashlib.sha256((text or "").encode()).hexdigest()

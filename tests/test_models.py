@@ -1,13 +1,11 @@
-"""Manifests, discovery, pulling and checking of models, the rewrite to a dynamic batch axis, and the commands."""
+"""Manifests, discovery and checking of models, and the commands."""
 
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
 import os
 import re
-import threading
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,27 +16,22 @@ import onnx_models
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model_folders import far_model, registry
 from onnx import helper, numpy_helper
 
 from processors import _models
-from processors._contract import sample
-from processors._dynamic import make_batch_dynamic
 from processors._models import (
     IntegrityError,
     ManifestError,
-    MissingFileError,
     Registry,
     UnknownModelError,
     read_manifest,
 )
-from processors._onnx_header import read_header
-from processors._pull import PullError, pull
-from processors._rewriting import RewriteError
 from processors._session import Session
 from streams.cli._app import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 CPU = ("CPUExecutionProvider",)
 
@@ -58,9 +51,10 @@ def doubling(data: Path) -> Path:
     return path
 
 
-def registry(data: Path, **environ: str) -> Registry:
-    """What can be seen from a data directory, with a cache inside it."""
-    return Registry(data, data / "cache", environ)
+@pytest.fixture
+def remote(data: Path, tmp_path: Path) -> Path:
+    """A model whose manifest is here and whose file is elsewhere, under a file URL."""
+    return far_model(data, tmp_path / "elsewhere.onnx")
 
 
 # Manifests
@@ -303,280 +297,6 @@ def test_external_weights_are_loaded_from_beside_the_model(data: Path) -> None:
 
     x = np.eye(3, dtype=np.float32)
     np.testing.assert_array_equal(weights, session.run({"x": x})[0]["y"])
-
-
-# Pulling
-
-
-@pytest.fixture
-def remote(data: Path, tmp_path: Path) -> Path:
-    """A model whose manifest is here and whose file is elsewhere, under a file URL."""
-    path = onnx_models.doubling(data / "models" / "far.onnx")
-    elsewhere = tmp_path / "elsewhere.onnx"
-    onnx_models.manifest(path, name="far", keys={"url": f'"{elsewhere.as_uri()}"'})
-    return path.rename(elsewhere)
-
-
-def test_missing_file_says_how_to_get_it(data: Path, remote: Path) -> None:
-    """The error is the command to type."""
-    with pytest.raises(MissingFileError, match=r"`headrace models pull far@1\.0\.0`"):
-        registry(data).resolve("far")
-
-
-def test_missing_file_without_address_says_where_to_put_it(data: Path, doubling: Path) -> None:
-    """Without a URL only the user can bring the file."""
-    doubling.unlink()
-
-    with pytest.raises(MissingFileError, match="has no `url`: put"):
-        registry(data).resolve("doubling")
-    with pytest.raises(PullError, match=r"has no `url` for doubling\.onnx"):
-        pull(registry(data), "doubling")
-
-
-def test_pulled_model_is_in_the_cache_and_runs(data: Path, remote: Path) -> None:
-    """Progress is told up to the whole size; a second pull has nothing to do."""
-    calls: list[tuple[str, int, int]] = []
-    seen = registry(data)
-    model = pull(seen, "far", lambda *call: calls.append(call))
-
-    size = remote.stat().st_size
-    assert ("far.onnx", size, size) == calls[-1]
-    assert data / "cache" in model.path.parents
-    assert Session.open(model, providers=CPU, slice=1).slice == 1
-    calls.clear()
-    assert model == pull(seen, "far", lambda *call: calls.append(call))
-    assert [] == calls
-
-
-def test_damaged_cache_is_pulled_again(data: Path, remote: Path) -> None:
-    """What is in the cache is ours to replace."""
-    model = pull(registry(data), "far")
-    model.path.write_bytes(b"damaged")
-
-    with pytest.raises(IntegrityError):
-        registry(data).resolve("far")
-    assert model.path == pull(registry(data), "far").path
-    assert remote.read_bytes() == model.path.read_bytes()
-
-
-@pytest.mark.parametrize("change", [b"", b"x", b"x" * 5_000_000])
-def test_wrong_download_leaves_nothing(data: Path, remote: Path, change: bytes) -> None:
-    """Too short, too long or different: refused, and no file is left that looks like the model."""
-    remote.write_bytes(change)
-
-    with pytest.raises(IntegrityError, match="nothing was kept"):
-        pull(registry(data), "far")
-    assert [] == [path for path in (data / "cache").rglob("*") if path.is_file()]
-
-
-def test_endless_download_is_cut_off(data: Path, remote: Path) -> None:
-    """No more than a chunk beyond the promised size is read."""
-    remote.write_bytes(b"x" * 20_000_000)
-    calls: list[int] = []
-    with pytest.raises(IntegrityError, match="more than"):
-        pull(registry(data), "far", lambda _file, done, _size: calls.append(done))
-
-    assert 1 == len(calls)
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("ftp://example.org/m.onnx", "no address that can be pulled"),
-        ("m.onnx", "no address that can be pulled"),
-        ("http://127.0.0.1:9/m.onnx", "cannot be had: .*refused"),
-        ("file:///nowhere/m.onnx", "cannot be had: .*No such file"),
-    ],
-)
-def test_address_that_gives_nothing_is_named(data: Path, remote: Path, url: str, message: str) -> None:
-    """The error says which address, and why."""
-    manifest = data / "models" / "far-1.0.0.toml"
-    manifest.write_text(re.sub(r"url = .*", f'url = "{url}"', manifest.read_text()))
-
-    with pytest.raises(PullError, match=message) as error:
-        pull(registry(data), "far")
-    assert url in str(error.value)
-
-
-@pytest.fixture
-def server() -> Iterator[tuple[str, dict[str, bytes]]]:
-    """An HTTP server on loopback and what it serves by path; a path that ends in `cut` breaks off half-way."""
-    files: dict[str, bytes] = {}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            content = files.get(self.path)
-            if content is None:
-                self.send_error(404)
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[: len(content) // 2] if self.path.endswith("cut") else content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{listening.server_port}", files
-    listening.shutdown()
-    thread.join()
-    listening.server_close()
-
-
-def test_pull_over_http(data: Path, remote: Path, server: tuple[str, dict[str, bytes]]) -> None:
-    """A real download works; a missing page and a connection that breaks off are refused."""
-    address, files = server
-    files |= {"/m": remote.read_bytes(), "/cut": remote.read_bytes()}
-    manifest = data / "models" / "far-1.0.0.toml"
-    text = manifest.read_text()
-
-    def with_path(path: str) -> Registry:
-        manifest.write_text(re.sub(r"url = .*", f'url = "{address}{path}"', text))
-        return registry(data)
-
-    with pytest.raises(PullError, match="Not Found"):
-        pull(with_path("/nothing"), "far")
-    with pytest.raises((IntegrityError, PullError)):
-        pull(with_path("/cut"), "far")
-    assert remote.read_bytes() == pull(with_path("/m"), "far").read()
-
-
-def test_extra_files_are_pulled_too(data: Path, remote: Path) -> None:
-    """What lies beside the manifest is put beside the pulled model as well."""
-    (data / "models" / "near.txt").write_text("near")
-    elsewhere = remote.with_name("far.txt")
-    elsewhere.write_text("far")
-    near, far = hashlib.sha256(b"near").hexdigest(), hashlib.sha256(b"far").hexdigest()
-    manifest = data / "models" / "far-1.0.0.toml"
-    manifest.write_text(
-        manifest.read_text()
-        + f'files = [{{file = "near.txt", sha256 = "{near}", size = 4}},\n'
-        + f'{{file = "far.txt", sha256 = "{far}", size = 3, url = "{elsewhere.as_uri()}"}}]\n'
-    )
-    model = pull(registry(data), "far")
-
-    assert ("near", "far") == (model.extra("near.txt").read_text(), model.extra("far.txt").read_text())
-
-
-# A dynamic batch axis
-
-
-def test_perceptron_becomes_dynamic(tmp_path: Path) -> None:
-    """Rows together equal rows alone, and metadata and names stay."""
-    source = onnx_models.perceptron(tmp_path / "one.onnx", batch=1)
-    rewrite = make_batch_dynamic(source, tmp_path / "any.onnx")
-    alone = Session.open(source, providers=CPU)
-    together = Session.open(tmp_path / "any.onnx", providers=CPU, slice=7)
-    rows = sample(alone.contract, 20)
-
-    assert (("features",), ("label", "probabilities"), 0) == (rewrite.inputs, rewrite.outputs, rewrite.shapes)
-    assert together.fixed_batch is None
-    expected, actual = alone.run(rows)[0], together.run(rows)[0]
-    np.testing.assert_array_equal(expected["label"], actual["label"])
-    np.testing.assert_allclose(expected["probabilities"], actual["probabilities"], atol=1e-6)
-
-
-def test_convolution_with_its_batch_in_constants_becomes_dynamic(tmp_path: Path) -> None:
-    """Reshape, Resize and Expand with a leading 1 follow the number of rows."""
-    source = onnx_models.convolution(tmp_path / "one.onnx")
-    rewrite = make_batch_dynamic(source, tmp_path / "any.onnx")
-
-    assert 3 == rewrite.shapes
-    outputs, failed = Session.open(tmp_path / "any.onnx", providers=CPU, slice=4).run(
-        {"picture": np.random.default_rng(1).standard_normal((6, 3, 8, 8), dtype=np.float32)}
-    )
-    assert ({}, (6, 5)) == (failed, outputs["logits"].shape)
-
-
-def test_weights_listed_as_inputs_stop_being_inputs(tmp_path: Path) -> None:
-    """Old exporters list every weight among the inputs; one with a leading 1 is no batch."""
-    source = onnx_models.perceptron(tmp_path / "old.onnx", batch=1)
-    model = onnx.load(source)
-    model.graph.input.extend(
-        helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims) for weight in model.graph.initializer
-    )
-    onnx.save(model, source)
-    rewrite = make_batch_dynamic(source, tmp_path / "any.onnx")
-
-    assert ("features",) == rewrite.inputs
-    assert ["features"] == [tensor.name for tensor in onnx.load(tmp_path / "any.onnx").graph.input]
-
-
-def test_model_that_mixes_rows_is_refused(tmp_path: Path) -> None:
-    """Where rows together give something else, no file appears, not even in part."""
-    source = onnx_models.row_mixer(tmp_path / "mixer.onnx")
-
-    with pytest.raises(RewriteError, match="'y' of rows together differs from that of rows alone by"):
-        make_batch_dynamic(source, tmp_path / "any.onnx")
-    assert [source] == list(tmp_path.iterdir())
-
-
-def test_graph_that_insists_on_one_row_is_refused(tmp_path: Path) -> None:
-    """A row that is flattened into a constant shape without a batch axis cannot be helped."""
-    source = onnx_models.save(
-        tmp_path / "flattened.onnx",
-        [
-            helper.make_node("Reshape", ["x", "three"], ["flat"]),
-            helper.make_node("Relu", ["flat"], ["r"]),
-            helper.make_node("Reshape", ["r", "one_by_three"], ["y"]),
-        ],
-        {"x": (onnx_models.FLOAT, [1, 3])},
-        {"y": (onnx_models.FLOAT, [1, 3])},
-        {"three": np.array([3]), "one_by_three": np.array([1, 3])},
-    )
-
-    with pytest.raises(RewriteError, match="cannot be made dynamic"):
-        make_batch_dynamic(source, tmp_path / "any.onnx")
-    assert [source] == list(tmp_path.iterdir())
-
-
-def test_nothing_to_rewrite_is_said(doubling: Path, tmp_path: Path) -> None:
-    """A dynamic model, a file that is no model, and overwriting the source are refused."""
-    with pytest.raises(RewriteError, match="nothing to make dynamic"):
-        make_batch_dynamic(doubling, tmp_path / "any.onnx")
-    with pytest.raises(RewriteError, match="a file of its own"):
-        make_batch_dynamic(doubling, doubling)
-    (tmp_path / "text.onnx").write_text("text")
-    with pytest.raises(RewriteError, match="not a readable ONNX model"):
-        make_batch_dynamic(tmp_path / "text.onnx", tmp_path / "any.onnx")
-
-
-@pytest.mark.parametrize(
-    "file",
-    ["classification/squeezenet_fp16.onnx", "detection/yolox_nano.onnx", "face/MobileFaceNet.onnx",
-     "face/version-RFB-320.onnx"],
-)  # fmt: skip
-def test_public_picture_models_become_dynamic(data_dir: Path, tmp_path: Path, file: str) -> None:
-    """Exports with a batch of 1 from four frameworks and four opsets take several rows."""
-    source = data_dir / "domains" / file
-    if not source.exists():
-        pytest.skip(f"no {source}")
-    rewrite = make_batch_dynamic(source, tmp_path / "any.onnx")
-
-    assert 1 == len(rewrite.inputs)
-    assert rewrite.max_difference < 1e-5
-    assert Session.open(tmp_path / "any.onnx", providers=CPU, slice=2).fixed_batch is None
-
-
-# The head of a file
-
-
-def test_header_agrees_with_the_onnx_package(doubling: Path) -> None:
-    """Versions are read without the package as the package reads them."""
-    model = onnx.load(doubling)
-    header = read_header(doubling.read_bytes())
-
-    assert (model.ir_version, model.producer_name) == (header.ir_version, header.producer)
-    assert {opset.domain or "ai.onnx": opset.version for opset in model.opset_import} == header.opsets
-
-
-@given(st.binary(max_size=200))
-def test_header_of_anything_is_read_without_error(content: bytes) -> None:
-    """Bytes that are no model have an empty or partial header."""
-    assert read_header(content).ir_version >= 0
 
 
 # Commands

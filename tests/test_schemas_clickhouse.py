@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,21 +16,16 @@ from schemas._rows import PackedMap
 from schemas.clickhouse import (
     INSERTED_AT,
     JsonRows,
-    MigrationError,
-    Table,
     arrow_schema,
     migrate_sql,
     read_rows,
-    table_of,
     tables,
     to_arrow,
 )
 from schemas.codec import JsonCodec, encode
 from schemas.dead_letter import to_message
 from schemas.envelope import Record, Reject
-from schemas.fields import EpochMs, Word
 from schemas.fraud import FraudScore, Reason, TransactionLabel
-from schemas.topics import TableSpec, TopicType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,14 +63,6 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     engine.close()
 
 
-def columns(engine: Engine, table: str) -> dict[str, str]:
-    """Types of the columns as the engine tells them."""
-    rows = engine.query(
-        f"SELECT name, type FROM system.columns WHERE database = 'headrace' AND table = '{table}' ORDER BY position"
-    )
-    return {row["name"]: row["type"] for row in rows}
-
-
 def test_tables_of_fraud() -> None:
     """The names of the tables are the ones that others build on."""
     assert ["fraud_scores", "transaction_labels", "fraud_dead_letters"] == list(BY_NAME)
@@ -90,7 +76,7 @@ def test_tables_are_as_declared(name: str, engine: Engine) -> None:
     table = BY_NAME[name]
     engine.query(table.create_sql("headrace", 30))
 
-    found = columns(engine, name)
+    found = engine.columns(name)
 
     assert [column.name for column in (*table.columns, INSERTED_AT)] == list(found)
     assert [] == migrate_sql(table, found, "headrace")
@@ -307,98 +293,3 @@ def test_dead_letters_hold_no_card(engine: Engine) -> None:
     )
     assert "1900-01-01 00:00:00.000" == row["timestamp"]
     assert [(letters[1], "missing_field")] == [(r.record, r.reason) for r in rejects]
-
-
-class OldOrder(msgspec.Struct):
-    """A message before it grew."""
-
-    order_id: str
-    total: float
-
-
-class NewOrder(msgspec.Struct):
-    """The same, grown."""
-
-    order_id: str
-    status: Word
-    total: float
-    notes: list[str] = []
-
-
-class OtherOrder(msgspec.Struct):
-    """The same, with another type."""
-
-    order_id: str
-    total: str
-
-
-def order_table(row: type[msgspec.Struct]) -> Table:
-    """The table of orders in one of its versions."""
-    return table_of(TopicType("orders", row, "", "output", "", table=TableSpec("orders", ("order_id",))))
-
-
-def test_migration_adds_columns(engine: Engine) -> None:
-    """A new field becomes a new column where it is declared; rows that were there keep their values."""
-    engine.query(order_table(OldOrder).create_sql("headrace", 30))
-    old, new = order_table(OldOrder), order_table(NewOrder)
-    engine.insert("headrace.orders", to_arrow(old, [OldOrder("a", 1.0)], records([b""])))
-
-    for statement in migrate_sql(new, columns(engine, "orders"), "headrace"):
-        engine.query(statement)
-    engine.insert("headrace.orders", to_arrow(new, [NewOrder("b", "paid", 2.0, ["x"])], records([b""])))
-
-    assert [column.name for column in (*new.columns, INSERTED_AT)] == list(columns(engine, "orders"))
-    assert [] == migrate_sql(new, columns(engine, "orders"), "headrace")
-    assert [
-        {"order_id": "a", "status": "", "total": 1, "notes": []},
-        {"order_id": "b", "status": "paid", "total": 2, "notes": ["x"]},
-    ] == engine.query("SELECT order_id, status, total, notes FROM headrace.orders ORDER BY order_id")
-
-
-def test_migration_keeps_columns_that_are_no_longer_declared() -> None:
-    """A field that is gone leaves its column alone: its rows may still be asked for."""
-    existing = {column.name: column.type for column in (*order_table(NewOrder).columns, INSERTED_AT)}
-
-    assert [] == migrate_sql(order_table(OldOrder), existing, "headrace")
-
-
-def test_migration_refuses_another_type() -> None:
-    """A changed type is refused with table, column and both types; white space is no change."""
-    existing = {column.name: column.type for column in (*order_table(OldOrder).columns, INSERTED_AT)}
-    table = BY_NAME["fraud_scores"]
-    spread = {column.name: column.type.replace("(", "(\n    ").replace(", ", ",\n") for column in table.columns}
-
-    with pytest.raises(MigrationError, match=r"headrace\.orders\.total has the type Float64, declared is String"):
-        migrate_sql(order_table(OtherOrder), existing, "headrace")
-    assert 1 == len(migrate_sql(table, spread, "headrace"))  # the time of insertion, which `spread` lacks
-
-
-def test_our_times_are_cut_to_what_columns_hold() -> None:
-    """A time of our own that no column can hold is stored as the nearest one that can: it must not stop a sink."""
-    row = msgspec.defstruct("Row", [("at", EpochMs), ("until", EpochMs | None)])
-    table = order_table(row)
-
-    batch = to_arrow(table, [row(-(2**63), None), row(2**63 - 1, 0)], records([b"", b""]))
-
-    assert [-2_208_988_800_000, 10_413_791_999_999] == batch["at"].cast("int64").to_pylist()
-    assert [None, 0] == batch["until"].cast("int64").to_pylist()
-
-
-def test_topic_without_a_table() -> None:
-    """Asking for the table of a topic that has none is an error that says so."""
-    with pytest.raises(ValueError, match="'t' is not kept in ClickHouse"):
-        table_of(TopicType("t", OldOrder, "", "input", ""))
-
-
-def test_types_that_a_column_cannot_hold() -> None:
-    """A list that may be None, and a union, have no column: an error says what to do."""
-    with pytest.raises(TypeError, match="make the field empty instead of None"):
-        order_table(msgspec.defstruct("Row", [("tags", list[str] | None)]))
-    with pytest.raises(TypeError, match="has no column type"):
-        order_table(msgspec.defstruct("Row", [("either", int | str)]))
-
-
-def test_rows_and_coordinates_must_match() -> None:
-    """Rows without coordinates are a mistake of ours, and said so."""
-    with pytest.raises(ValueError, match="1 rows and 0 coordinates for table orders"):
-        to_arrow(order_table(OldOrder), [OldOrder("a", math.nan)], [])
