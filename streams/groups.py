@@ -88,7 +88,7 @@ class Group:
         """
         try:
             answers = once_coordinated(lambda: self._consumer.committed(self._asked(), timeout=_TIMEOUT_S), _TIMEOUT_S)
-            ends = {p: self._consumer.get_watermark_offsets(TopicPartition(self.topic, p)) for p in self._partitions}
+            ends = {tp.partition: self._consumer.get_watermark_offsets(tp, _TIMEOUT_S) for tp in self._asked()}
         except KafkaException as error:
             hint = "" if error.args[0].code() != KafkaError._TIMED_OUT else _unfinished(" Perhaps")
             raise UnreachableError(f"offsets of {self.name}: {with_advice(error.args[0])}{hint}") from error

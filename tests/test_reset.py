@@ -212,6 +212,25 @@ def test_nothing_happens_unless_somebody_says_so(counting: Stage, capsys: pytest
     assert before == counting.committed()
 
 
+@pytest.mark.parametrize(("typed", "code"), [(b"y\n", 0), (b"n\n", 1)])
+def test_on_a_terminal_it_asks(
+    counting: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: bytes, code: int
+) -> None:
+    """The table comes first, then the question; only yes moves anything."""
+    counting.send()
+    keyboard, terminal = os.openpty()
+    os.write(keyboard, typed)
+    with os.fdopen(terminal) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        left = run(["reset", "fraud", "--to", "latest"])
+    os.close(keyboard)
+
+    assert code == left
+    assert "Do this? [y/N]" in capsys.readouterr().err
+    ends = end_offsets(counting.names["bootstrap"], counting.names["topic"])
+    assert (ends if code == 0 else dict.fromkeys(range(4))) == counting.committed()
+
+
 def test_a_time_is_the_first_event_from_then_on(counting: Stage, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """Kafka's own timestamps count; a time that nothing came after is the end; an offset names its partition."""
     counting.send(timestamp=1_767_225_600_000)
