@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import accumulate, chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,16 @@ from msgspec.structs import astuple
 
 from schemas._nodes import Node, fields_of, node_of
 from schemas._rows import PackedMap
+from schemas.envelope import Records
 from schemas.times import parse_times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
+
     from schemas.clickhouse import Column, Table
+    from schemas.envelope import Record
 
 # What DateTime64(3) can hold (its documentation): 1900-01-01 to 2299-12-31.
 EARLIEST_MS, LATEST_MS = -2_208_988_800_000, 10_413_791_999_999
@@ -32,31 +36,14 @@ _TIME = pa.timestamp("ms", tz="UTC")
 _WORD = pa.dictionary(pa.int32(), pa.string())
 
 
-class Coordinates(Protocol):
-    """Where a row came from; a `Record` is one."""
-
-    @property
-    def topic(self) -> str:
-        """Kafka topic."""
-
-    @property
-    def partition(self) -> int:
-        """Kafka partition."""
-
-    @property
-    def offset(self) -> int:
-        """Kafka offset."""
-
-    @property
-    def timestamp_ms(self) -> int:
-        """Kafka's timestamp."""
-
-
-_COORDINATES: dict[str, tuple[pa.DataType, Callable[[Sequence[Coordinates]], pa.Array]]] = {
-    "_topic": (_WORD, lambda records: pa.array([r.topic for r in records], _WORD)),
-    "_partition": (pa.uint32(), lambda records: pa.array([r.partition for r in records], pa.uint32())),
-    "_offset": (pa.uint64(), lambda records: pa.array([r.offset for r in records], pa.uint64())),
-    "_timestamp": (_TIME, lambda records: _times([r.timestamp_ms for r in records])),
+_COORDINATES: dict[str, tuple[pa.DataType, Callable[[Records], pa.Array]]] = {
+    "_topic": (
+        _WORD,
+        lambda records: pa.DictionaryArray.from_arrays(np.zeros(len(records), np.int32), [records.topic]),
+    ),
+    "_partition": (pa.uint32(), lambda records: pa.array(records.partitions, pa.uint32())),
+    "_offset": (pa.uint64(), lambda records: pa.array(records.offsets, pa.uint64())),
+    "_timestamp": (_TIME, lambda records: _clipped(records.timestamps_ms)),
 }
 
 
@@ -65,21 +52,22 @@ def arrow_schema(table: Table) -> pa.Schema:
     return pa.schema([pa.field(column.name, _type_of(column)) for column in table.columns])
 
 
-def to_arrow(table: Table, rows: Sequence[Any], coordinates: Sequence[Coordinates]) -> pa.Table:
-    """Rows of a table with where each came from, ready to be inserted.
+def to_arrow(table: Table, rows: Sequence[Any], records: Sequence[Record]) -> pa.Table:
+    """Rows of a table with the record that each came from, ready to be inserted.
 
     Times of senders must have gone through `read_rows`, which refuses what is none. Our own times are cut to what
     ClickHouse can hold.
     """
-    if len(rows) != len(coordinates):
-        raise ValueError(f"{len(rows)} rows and {len(coordinates)} coordinates for table {table.name}.")
+    if len(rows) != len(records):
+        raise ValueError(f"{len(rows)} rows and {len(records)} records for table {table.name}.")
+    origins = Records.of(records)
     arrays = [
-        _COORDINATES[column.name][1](coordinates)
+        _COORDINATES[column.name][1](origins)
         if column.node is None
         else _array(column.node, list(map(attrgetter(column.name), rows)))
         for column in table.columns
     ]
-    return pa.table(arrays, schema=arrow_schema(table))
+    return pa.table(arrays, names=[column.name for column in table.columns])
 
 
 def _type_of(column: Column) -> pa.DataType:
@@ -155,8 +143,17 @@ def _offsets(values: Sequence[Any]) -> pa.Array:
 
 def _times(values: list[int] | list[int | None]) -> pa.Array:
     """Milliseconds as timestamps, cut to what ClickHouse can hold; None stays null."""
+    if None not in values:
+        return _clipped(np.array(values, dtype=np.int64))
     missing = np.fromiter((value is None for value in values), dtype=bool, count=len(values))
-    times = np.array([value or 0 for value in values] if missing.any() else values, dtype=np.int64)
+    return _clipped(np.array([value or 0 for value in values], dtype=np.int64), missing)
+
+
+def _same_word(word: str, count: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), pa.array([word], pa.string()))
+
+
+def _clipped(times: NDArray[np.int64], missing: NDArray[np.bool_] | None = None) -> pa.Array:
     return pa.array(np.clip(times, EARLIEST_MS, LATEST_MS), mask=missing).cast(_TIME)
 
 

@@ -17,7 +17,7 @@ from schemas._arrow import EARLIEST_MS, LATEST_MS, arrow_schema, to_arrow
 from schemas._docs import field_docs, summary
 from schemas._nodes import Node, fields_of, node_of
 from schemas._rows import JsonRows
-from schemas.codec import JsonCodec, RefusedError
+from schemas.codec import JsonCodec, RefusedError, without
 from schemas.dead_letter import DeadLetterRow, from_record, to_row
 from schemas.envelope import Record, Reject
 from schemas.times import check_times, parse_times
@@ -195,8 +195,7 @@ def read_rows(
     """
     if table.row is DeadLetterRow:
         return _read_dead_letters(records)
-    rows, good_records, rejects = (codec or JsonCodec(table.row)).decode_records(records)
-    kept = list(good_records)
+    rows, kept, rejects = (codec or JsonCodec(table.row)).decode_records(records)
     reasons: dict[int, Reject] = {}
     for column in table.columns:
         if column.node is not None and _is_written_by_others(column.node):
@@ -206,11 +205,7 @@ def read_rows(
     if not reasons:
         return rows, kept, rejects
     good = [row for row in range(len(rows)) if row not in reasons]
-    return (
-        [rows[row] for row in good],
-        [kept[row] for row in good],
-        [*rejects, *(reasons[row] for row in sorted(reasons))],
-    )
+    return [rows[row] for row in good], without(kept, reasons), [*rejects, *(reasons[row] for row in sorted(reasons))]
 
 
 def _refused_times(values: Sequence[str | float], name: str) -> dict[int, RefusedError]:

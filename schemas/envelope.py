@@ -172,6 +172,12 @@ class Records(_Columns[Record]):
         # A partition that comes more than once is set again: the last one counts.
         return dict(zip(self.partitions[last].tolist(), (self.offsets[last] + 1).tolist(), strict=True))
 
+    def by_partition(self) -> list[Records]:
+        """The records of each partition in their order; all of them as they are where there is one partition."""
+        if not len(self) or (self.partitions == self.partitions[0]).all():
+            return [self] if len(self) else []
+        return [self.take(np.flatnonzero(self.partitions == one).tolist()) for one in np.unique(self.partitions)]
+
     def positions(self) -> Iterator[tuple[int, int]]:
         """Partition and offset of each."""
         return zip(self.partitions.tolist(), self.offsets.tolist(), strict=True)
