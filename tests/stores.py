@@ -18,7 +18,9 @@ import msgspec
 from confluent_kafka import Producer
 from store_process import Reading
 
+from schemas.envelope import Records
 from streams.local.topics import TopicSpec, ensure_topics
+from streams.store._waiting import Waiting
 from streams.store.asking import ask_over_http
 from streams.store.client import StoreError
 from streams.store.status import fetch_status
@@ -26,7 +28,9 @@ from streams.store.status import fetch_status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from schemas.envelope import Record
     from streams.chaos.disk import SmallDisk
+    from streams.store.destination import Destination, Piece
 
 SCRIPT = Path(__file__).with_name("store_process.py")
 # The same on a small disk: a process joins its namespaces before anything starts a thread.
@@ -127,6 +131,13 @@ def value(number: int) -> bytes:
     return msgspec.json.encode(
         Reading(number, f"s{number % 7}", number / 3, ["a", "b"][: number % 3], 1_790_000_000_000)
     )
+
+
+def pieces_of(destination: Destination, records: Sequence[Record]) -> tuple[list[Piece], int]:
+    """The inserts that records of one partition take at once, and how many of them are no rows."""
+    waiting = Waiting(destination)
+    waiting.add(Records.of(records))
+    return waiting.pieces()
 
 
 class Input:

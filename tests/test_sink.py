@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from store_process import readings
-from stores import TOKEN, Input, StoreProcess, value, wait_until
+from stores import TOKEN, Input, StoreProcess, pieces_of, value, wait_until
 
 from schemas.envelope import Record
 from streams.chaos.disk import SmallDisk
@@ -153,7 +153,7 @@ def test_a_batch_torn_by_a_kill_is_completed(tmp_path: Path, kafka: str, source:
     table = readings(source.topic)
     engine = ServerStore(url, "headrace")
     records = [Record(source.topic, 1, n, None, value(n), months[n]) for n in range(20)]
-    pieces, rejects = Destination(table).pieces(records)
+    pieces, rejects = pieces_of(Destination(table), records)
     progress = Progress(engine, "the one that dies")
     claim, _ = progress.take(table.name, source.topic, 1)
     progress.announce(table.name, source.topic, 1, 0, 19)
@@ -173,7 +173,7 @@ def test_an_older_claim_can_insert_nothing(server: StoreProcess, topic_name: Cal
     """Once a partition was claimed again, an insert under the older claim has no effect and is seen to have none."""
     topic = topic_name("readings")
     engine = ServerStore(server_url(server), "headrace")
-    pieces, _ = Destination(readings(topic)).pieces([Record(topic, 0, 7, None, value(7), 1_790_000_000_000)])
+    pieces, _ = pieces_of(Destination(readings(topic)), [Record(topic, 0, 7, None, value(7), 1_790_000_000_000)])
     older, newer = Progress(engine, "older"), Progress(engine, "newer")
     old_claim, _ = older.take("readings", topic, 0)
     new_claim, resumed = newer.take("readings", topic, 0)

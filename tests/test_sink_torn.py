@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from store_process import readings
-from stores import TOKEN, StoreProcess, value, wait_until
+from stores import TOKEN, StoreProcess, pieces_of, value, wait_until
 
-from schemas.envelope import Record
+from schemas.envelope import Record, Records
 from streams.observe.metrics import SinkMetrics
 from streams.store._partition import Partition
 from streams.store._progress import Progress, Resume
@@ -45,13 +45,11 @@ class Torn:
         self.place = Place(topic, 0)
         self.destination = Destination(readings(topic))
         ensure_tables(engine, [self.destination.table], 30)
-        self.records = [
-            Record(
-                topic, 0, number, None, b"{" if number == REJECTED else value(number), (JANUARY, FEBRUARY)[number % 2]
-            )
-            for number in range(20)
-        ]
-        self.pieces, _ = self.destination.pieces(self.records)
+        values = [b"{" if number == REJECTED else value(number) for number in range(20)]
+        self.records = Records.of(
+            [Record(topic, 0, number, None, values[number], (JANUARY, FEBRUARY)[number % 2]) for number in range(20)]
+        )
+        self.pieces, _ = pieces_of(self.destination, self.records)
         self.progress = Progress(engine)
 
     def insert(self, at: int) -> None:
@@ -77,11 +75,10 @@ class Torn:
 
     def store(self, partition: Partition) -> bool | Exception | None:
         """What waits of the partition goes through the writer; what it says."""
-        waiting = partition.batch()
-        pieces, rejects = self.destination.pieces(waiting)
-        first, last = waiting[0].offset, waiting[-1].offset
+        pieces, rejects = partition.waiting.pieces()
+        sent = partition.send()
         writer = Writer(self.engine, self.progress, SinkMetrics())
-        writer.begin(Batch(partition, pieces, partition.claim, first, last, len(waiting) - rejects, rejects))
+        writer.begin(Batch(partition, pieces, partition.claim, sent.first, sent.last, sent.count - rejects, rejects))
         found = writer.finish()
         writer.close()
         return found and found[1]
@@ -98,6 +95,12 @@ class Torn:
             for table in ("readings", "sink_rejects")
         )
         return rows, rejects
+
+
+def offsets_of(partition: Partition) -> list[int]:
+    """Of the messages that the next batch of a partition is made of."""
+    pieces, _ = partition.waiting.pieces()
+    return sorted(offset for piece in pieces for offset in piece.batch["_offset"].to_pylist())
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
@@ -125,7 +128,7 @@ def test_the_rest_of_a_batch_is_missed_where_its_token_is_known(
     torn.insert(2)
     partition, resume = torn.resumed()
     partition.add(torn.records, now=0)
-    rest = [record.offset for record in partition.batch()]
+    rest = offsets_of(partition)
     said = torn.store(partition)
 
     assert Resume(0, frozenset({*range(1, 20, 2)}), again=19) == resume
@@ -143,7 +146,7 @@ def test_the_rest_of_a_batch_goes_as_a_whole(engine: ServerStore, topic_name: Ca
     too_early = partition.due(now=99, rows=1, size=1, age_s=0)
     partition.add(torn.records[12:], now=0)
     whole = partition.due(now=0, rows=1000, size=10**9, age_s=99)
-    rest = [record.offset for record in partition.batch()]
+    rest = offsets_of(partition)
 
     assert (False, True, list(range(1, 20, 2))) == (too_early, whole, rest)
 
@@ -153,7 +156,7 @@ def test_a_batch_that_is_there_holds_nothing_up() -> None:
     topic = "readings"
     partition = Partition(Place(topic, 0), Destination(readings(topic)))
     partition.begin(None, Resume(0, frozenset({0, 2}), again=2), 0)
-    records = [Record(topic, 0, offset, None, value(offset), JANUARY) for offset in (0, 2, 5)]
+    records = Records.of([Record(topic, 0, offset, None, value(offset), JANUARY) for offset in (0, 2, 5)])
     partition.add(records[:1], now=0)
     before = partition.idle
     partition.add(records[1:2], now=0)
@@ -162,7 +165,7 @@ def test_a_batch_that_is_there_holds_nothing_up() -> None:
 
     assert (False, True) == (before, after)
     assert partition.due(now=1, rows=100, size=10**6, age_s=1)
-    assert records[2:] == partition.batch()
+    assert [5] == offsets_of(partition)
 
 
 def test_an_insert_that_was_given_up_and_comes_late_has_no_effect(
@@ -172,7 +175,7 @@ def test_an_insert_that_was_given_up_and_comes_late_has_no_effect(
     torn = Torn(engine, topic_name("readings"))
     given_up, _ = torn.progress.take("readings", *torn.place)
     taken, _ = torn.progress.take("readings", *torn.place)
-    late, again = torn.destination.pieces(torn.records[:6:2])[0], torn.destination.pieces(torn.records[:10:2])[0]
+    (late, _), (again, _) = (pieces_of(torn.destination, torn.records[:end:2]) for end in (6, 10))
     engine.insert("readings", again[0].batch, again[0].token(*torn.place), taken)
     engine.insert("readings", late[0].batch, late[0].token(*torn.place), given_up)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
-from schemas.envelope import Record
+from schemas.envelope import Records
 from streams.store._progress import Claim, Resume
 from streams.store._reader import Place
+from streams.store._waiting import Waiting, value_bytes
 from streams.store.destination import Destination
 
 __all__ = ["Partition"]
@@ -25,8 +27,9 @@ class Partition(msgspec.Struct):
     stored_next: int = 0
     """The offset behind the last one stored."""
     seen: frozenset[int] = frozenset()
-    waiting: list[Record] = []
-    waiting_bytes: int = 0
+    waiting: Waiting = msgspec.UNSET  # type: ignore[assignment]  # `__post_init__` makes it
+    behind: list[Records] = []
+    """What was read behind a batch that is completed or stored once more: it waits for that batch's end."""
     storing: bool = False
     """Whether a batch of it is on its way into the tables."""
     again: int = -1
@@ -40,6 +43,9 @@ class Partition(msgspec.Struct):
     rows: int = 0
     """Stored since this process began."""
     rejects: int = 0
+
+    def __post_init__(self) -> None:
+        self.drop()
 
     def begin(self, claim: Claim | None, resume: Resume, offset: int) -> None:
         """Flows from an offset that the tables, or where they know nothing Kafka, gave."""
@@ -57,43 +63,50 @@ class Partition(msgspec.Struct):
 
     def drop(self) -> None:
         """Empties the buffer."""
-        self.waiting, self.waiting_bytes = [], 0
+        self.waiting, self.behind = Waiting(self.destination), []
 
-    def add(self, records: list[Record], now: float) -> None:
-        """Takes the next records; those that are stored already are passed over."""
-        self.read_next = records[-1].offset + 1
-        fresh = [record for record in records if record.offset not in self.seen] if self.seen else records
-        if fresh and not self.waiting:
+    def add(self, records: Records, now: float) -> None:
+        """Takes the next records; those that are stored already are passed over.
+
+        Raises:
+            OSError: The registry of their schemas is away.
+        """
+        self.read_next = int(records.offsets[-1]) + 1
+        if self.seen:
+            records = records.take([row for row, at in enumerate(records.offsets.tolist()) if at not in self.seen])
+        if len(records) and not self.waiting.count and not self.behind:
             self.since = now
-        self.waiting += fresh
-        self.waiting_bytes += _bytes(fresh)
-        if 0 <= self.again < self.read_next and not self.batch():
-            self.again = -1  # all of it is there
+        cut = len(records) if self.again < 0 else int(np.searchsorted(records.offsets, self.again, "right"))
+        self.waiting.add(records[:cut])
+        if cut < len(records):
+            self.behind.append(records[cut:])
+        if 0 <= self.again < self.read_next and not self.waiting.count:
+            self._go_on()  # all of it is there
 
     def due(self, now: float, rows: int, size: int, age_s: float) -> bool:
         """Whether what waits is to be stored now."""
-        if not self.waiting:
+        if not self.waiting.count:
             return False
         if self.again >= 0:
             return self.read_next > self.again
-        return len(self.waiting) >= rows or self.waiting_bytes >= size or now - self.since >= age_s
+        return self.waiting.count >= rows or self.waiting.bytes >= size or now - self.since >= age_s
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the values of all that waits."""
+        return self.waiting.bytes + sum(map(value_bytes, self.behind))
 
     @property
     def idle(self) -> bool:
         """Whether all that was read is stored."""
-        return not self.waiting and not self.storing and self.again < 0
+        return not self.waiting.count and not self.storing and self.again < 0
 
-    def batch(self) -> list[Record]:
-        """What is to be stored now, once it is due."""
-        if self.again < 0:
-            return self.waiting
-        return [record for record in self.waiting if record.offset <= self.again]
-
-    def send(self) -> None:
-        """The batch is on its way."""
-        rest = self.waiting[len(self.batch()) :]
-        self.storing, self.again = True, -1
-        self.waiting, self.waiting_bytes = rest, _bytes(rest)
+    def send(self) -> Waiting:
+        """What waits is on its way from now on; returns it."""
+        sent, self.waiting = self.waiting, Waiting(self.destination)
+        self.storing = True
+        self._go_on()
+        return sent
 
     def rests(self, end: int, now: float, for_s: float) -> bool:
         """Whether everything before this end is stored, has been for so long, and the store was not told yet."""
@@ -111,6 +124,9 @@ class Partition(msgspec.Struct):
         self.rows += rows
         self.rejects += rejects
 
-
-def _bytes(records: list[Record]) -> int:
-    return sum(len(record.value) for record in records if record.value is not None)
+    def _go_on(self) -> None:
+        """The batch that was to be completed or stored once more is dealt with: what was read behind it is next."""
+        self.again = -1
+        behind, self.behind = self.behind, []
+        for records in behind:
+            self.waiting.add(records)

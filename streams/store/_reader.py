@@ -1,4 +1,4 @@
-"""Kafka → list[Record] for the sink: which partitions are held, and reading from wherever the tables say.
+"""Kafka → Records for the sink: which partitions are held, and reading from wherever the tables say.
 
 Nothing is ever committed to Kafka. With a group, Kafka shares the partitions among the sinks of one server; without
 one (the embedded store has one sink) all partitions are taken at once and nobody waits for a member that was killed.
@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from streams._messages import record
+from schemas.envelope import Records
+from streams._messages import records
 from streams._reading import READING, is_unpackable, unpackable
 from streams.connecting import explain, is_refusal, with_advice
 from streams.errors import StopError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from schemas.envelope import Record
 
 __all__ = ["LostOffsetsError", "Place", "Reader"]
 
@@ -87,8 +87,8 @@ class Reader:
         if group:
             self._consumer.subscribe(self._topics, on_assign=self._given, on_revoke=self._taken, on_lost=self._taken)
 
-    def read(self, most: int, timeout_s: float) -> list[Record]:
-        """Reads at most so many records; runs rebalances, and shows them by `generation`.
+    def read(self, most: int, timeout_s: float) -> list[Records]:
+        """Reads at most so many records, each partition's together; runs rebalances, and shows them by `generation`.
 
         Raises:
             LostOffsetsError: What was to be read next was deleted from Kafka.
@@ -99,19 +99,16 @@ class Reader:
         if self._refused and not self.assigned:
             raise StopError(self._refused)
         generation = self.generation
-        records = []
+        messages = self._consumer.consume(most, timeout_s)
         stuck: dict[Place, int] = {}
-        for message in self._consumer.consume(most, timeout_s):
-            error = message.error()
-            if error is None:
-                records.append(record(message))
-            elif is_unpackable(error):
-                stuck[Place(message.topic() or "", message.partition() or 0)] = message.offset() or 0
-            else:
-                self._note(error, Place(message.topic() or "", message.partition() or 0), message.offset() or 0)
+        if any(map(Message.error, messages)):
+            messages = [message for message in messages if self._is_record(message, stuck)]
         if generation != self.generation:
             return []
-        return records + self._pass_over(stuck)
+        found: list[Records] = []
+        for topic, of_topic in groupby(messages, key=Message.topic):
+            found += records(topic or "", list(of_topic)).by_partition()
+        return found + self._pass_over(stuck)
 
     def read_from(self, offsets: Mapping[Place, int]) -> None:
         """Reads these partitions and no others, each from its offset; what was read ahead is dropped."""
@@ -143,7 +140,19 @@ class Reader:
         """Leaves the group."""
         self._consumer.close()
 
-    def _pass_over(self, stuck: Mapping[Place, int]) -> list[Record]:
+    def _is_record(self, message: Any, stuck: dict[Place, int]) -> bool:
+        """Whether a message is one; takes note of what Kafka says instead, and of batches that nobody can unpack."""
+        error = message.error()
+        if error is None:
+            return True
+        place, offset = Place(message.topic() or "", message.partition() or 0), message.offset() or 0
+        if is_unpackable(error):
+            stuck[place] = offset
+        else:
+            self._note(error, place, offset)
+        return False
+
+    def _pass_over(self, stuck: Mapping[Place, int]) -> list[Records]:
         """Stands in for messages that the client cannot unpack, one a partition, and goes on behind them."""
         found = []
         for place, begin in stuck.items():
@@ -153,7 +162,7 @@ class Reader:
             log.warning("%s: the message at %d cannot be unpacked", place, at)
             self._over[place] = at + 1
             self._consumer.seek(TopicPartition(*place, at + 1))
-            found.append(unpackable(*place, at))
+            found.append(Records.of([unpackable(*place, at)]))
         return found
 
     def _note(self, error: KafkaError, place: Place, offset: int) -> None:

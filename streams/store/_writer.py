@@ -53,6 +53,11 @@ class Writer:
         self._flight: tuple[Batch, Future[bool]] | None = None
 
     @property
+    def free(self) -> bool:
+        """Whether the next batch would not have to wait."""
+        return self._flight is None or self.done
+
+    @property
     def done(self) -> bool:
         """Whether a batch waits to be finished and finishing it takes no time."""
         return self._flight is not None and self._flight[1].done()

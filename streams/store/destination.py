@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.clickhouse import read_rows, to_arrow
-from schemas.envelope import Record, Reject
+from schemas.envelope import Reject
 from streams.store.tables import REJECTS, SinkReject
 
 if TYPE_CHECKING:
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
     from schemas.clickhouse import Table
     from schemas.codec import Codec
+    from schemas.envelope import Records
 
 __all__ = ["Destination", "Piece"]
-
-# Decoded rows are four times as large as their bytes: only so many are there at a time.
-_SLICE = 4_000
 
 
 class Piece(NamedTuple):
@@ -50,26 +48,12 @@ class Destination:
         self.table = table
         self._codec = codec
 
-    def pieces(self, records: Sequence[Record]) -> tuple[list[Piece], int]:
-        """The inserts that a batch of one Kafka partition takes, and how many of its records were no rows.
+    def decode(self, records: Records) -> tuple[list[pa.Table], list[Reject]]:
+        """Columns of the records, and rejects for those that are no rows.
 
-        Raises nothing for what a record holds; only for a schema registry that is away (OSError).
+        One that no check foresaw is found by halving. Raises nothing for what a record holds; only for a schema
+        registry that is away (OSError).
         """
-        batches: list[pa.Table] = []
-        rejects: list[Reject] = []
-        for start in range(0, len(records), _SLICE):
-            found, refused = self._batches(records[start : start + _SLICE])
-            batches += found
-            rejects += refused
-        pieces = list(_split(self.table.name, pa.concat_tables(batches))) if batches else []
-        if rejects:
-            rows = [_row(reject) for reject in rejects]
-            batch = to_arrow(REJECTS, rows, [reject.record for reject in rejects])
-            pieces += _split(REJECTS.name, batch)
-        return pieces, len(rejects)
-
-    def _batches(self, records: Sequence[Record]) -> tuple[list[pa.Table], list[Reject]]:
-        """Columns of the records; one that no check foresaw is found by halving, and the others go on."""
         try:
             rows, kept, rejects = read_rows(self.table, records, self._codec)
             return [to_arrow(self.table, rows, kept)] if rows else [], rejects
@@ -80,8 +64,16 @@ class Destination:
                 detail = f"The message is no row of {self.table.name}: {type(error).__name__}."
                 return [], [Reject(records[0], "unreadable", "", detail)]
         middle = len(records) // 2
-        (left, left_rejects), (right, right_rejects) = self._batches(records[:middle]), self._batches(records[middle:])
+        (left, left_rejects), (right, right_rejects) = self.decode(records[:middle]), self.decode(records[middle:])
         return left + right, left_rejects + right_rejects
+
+    def pieces(self, batches: Sequence[pa.Table], rejects: Sequence[Reject]) -> list[Piece]:
+        """The inserts that a batch of one Kafka partition takes, of whose records `decode` made this."""
+        pieces = list(_split(self.table.name, pa.concat_tables(batches))) if batches else []
+        if rejects:
+            batch = to_arrow(REJECTS, list(map(_row, rejects)), [reject.record for reject in rejects])
+            pieces += _split(REJECTS.name, batch)
+        return pieces
 
 
 def _split(table: str, batch: pa.Table) -> Iterator[Piece]:

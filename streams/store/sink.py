@@ -7,8 +7,9 @@ Rules that everything here serves:
 - One insert holds rows of one Kafka partition that lie in one partition of the table, in one block: all or nothing.
 - While ClickHouse is away nothing is read: Kafka holds the data, and the loop asks again with a growing, random delay.
 - A message that is no row is kept in `sink_rejects` and the others go on.
-- One batch is on its way into the tables while the next is read and decoded, and never more: what is in memory stays
-  bounded, and before the tables are asked anything it has arrived or failed.
+- One batch is on its way into the tables while what comes next is read and decoded, and never more than one: before the
+  tables are asked anything it has arrived or failed. What is due meanwhile waits for its turn and grows: the slower the
+  tables, the larger and cheaper the inserts. Only where the bounds of memory are reached does reading wait, too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from streams.errors import StopError, WorldError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterable, Mapping
 
-    from schemas.envelope import Record
+    from schemas.envelope import Records
     from streams.observe.metrics import SinkMetrics
     from streams.settings import StoreSettings
     from streams.store._reader import Reader
@@ -48,6 +49,9 @@ _MOST_ROWS = 500_000
 # Bounds memory where messages are big (rows alone would allow 20,000 of 1 MB), and where partitions are many.
 _MOST_BYTES = 32_000_000
 _MOST_BYTES_TOGETHER = 64_000_000
+# How much longer the messages of a partition that is a whole batch behind may wait until theirs is full: they are late
+# already, and ten batches of a tenth cost the engine twice as much.
+_PATIENCE = 10
 # Share of the session time-out: a member that was still for less cannot have lost its partitions to another.
 _PAUSE = 0.8
 # After a pause, or a lost claim, Kafka gets this long to tell this member that its partitions went elsewhere.
@@ -126,7 +130,7 @@ class Sink:
             self._ask_at = self._clock() + _BACKOFF_S
             return
         if self._generation == self._reader.generation:
-            self._sort(records)
+            self._take(records)
             self._store_due(self._clock())
             if self._writer.done:
                 self._finish()
@@ -258,29 +262,42 @@ class Sink:
             )
         return max(resume.offset, low)
 
-    def _sort(self, records: list[Record]) -> None:
+    def _take(self, read: list[Records]) -> None:
         now = self._clock()
-        for (topic, number), group in groupby(records, key=lambda record: (record.topic, record.partition)):
-            partition = self._partitions.get(Place(topic, number))
-            if partition is not None and partition.flowing:
-                partition.add(list(group), now)
+        try:
+            for records in read:
+                partition = self._partitions.get(Place(records.topic, int(records.partitions[0])))
+                if partition is not None and partition.flowing:
+                    partition.add(records, now)
+        except OSError as error:
+            self._fail(error)
 
     def _store_due(self, now: float, *, everything: bool = False) -> None:
         rows = min(self._settings.flush_rows, _MOST_ROWS)
-        age_s = 0.0 if everything else self._settings.flush_interval_ms / 1000
-        for partition in list(self._partitions.values()):
-            if partition.flowing and partition.due(now, rows, _MOST_BYTES, age_s):
+        due = [
+            partition
+            for partition in self._partitions.values()
+            if partition.flowing
+            and partition.due(now, rows, _MOST_BYTES, 0.0 if everything else self._patience_s(partition))
+        ]
+        for partition in sorted(due, key=attrgetter("since")):
+            full = partition.waiting.count >= _MOST_ROWS or partition.waiting_bytes >= _MOST_BYTES
+            if partition.flowing and (everything or full or self._writer.free):
                 self._send(partition)
         # A batch that is stored once more must be whole first.
         free = [partition for partition in self._partitions.values() if partition.again < 0]
         while sum(partition.waiting_bytes for partition in free) > _MOST_BYTES_TOGETHER:
-            self._send(max(free, key=lambda partition: partition.waiting_bytes))
+            self._send(max(free, key=attrgetter("waiting_bytes")))
+
+    def _patience_s(self, partition: Partition) -> float:
+        """How long its messages may wait."""
+        behind = self._ends.get(partition.place, 0) - partition.read_next
+        return self._settings.flush_interval_ms / 1000 * (_PATIENCE if behind >= self._settings.flush_rows else 1)
 
     def _send(self, partition: Partition) -> None:
         """Sends what waits of a partition on its way; the batch before has arrived then."""
         try:
-            records = partition.batch()
-            pieces, rejects = partition.destination.pieces(records)
+            pieces, rejects = partition.waiting.pieces()
         except OSError as error:
             self._fail(error)
             return
@@ -288,10 +305,9 @@ class Sink:
         if not partition.flowing:
             # The batch before told of a store that is away, or of another sink: what waited is forgotten already.
             return
-        first, last = records[0].offset, records[-1].offset
-        rows = len(records) - rejects
-        partition.send()
-        self._writer.begin(Batch(partition, pieces, partition.claim, first, last, rows, rejects))
+        sent = partition.send()
+        rows = sent.count - rejects
+        self._writer.begin(Batch(partition, pieces, partition.claim, sent.first, sent.last, rows, rejects))
 
     def _finish(self) -> None:
         """Waits for the batch that is on its way, and takes note of what became of it."""
