@@ -1,8 +1,8 @@
 """Histories of many keys in two growing columns: what `_windows.py` computes on.
 
 A slot is a key's row number. Its history lies in one region of the columns, sorted by (time, arrival), at the indices
-`begin[slot]` to `end[slot]`. Regions are powers of two in size, so that one left behind fits another key exactly: there
-is a free list per size, and nothing is ever compacted.
+`begin[slot]` to `end[slot]`. Regions come in four sizes to a doubling, so that one left behind fits another key: there
+is a free list per size, and nothing is ever compacted. Powers of two alone took half as much again.
 
 `prefix` is the EXCLUSIVE running sum of a region's amounts, `total[slot]` the sum that the next event will hold. Sums
 are whole numbers and wrap modulo 2^64, so the difference of two of them is exact whatever came before.
@@ -18,8 +18,10 @@ Ints = NDArray[np.int64]
 NEVER = -(1 << 62)
 """A time before all times; differences from it do not overflow."""
 
-# The smallest region: 128 bytes of columns for a key that was seen once.
-_SMALLEST = 3
+# Events of the smallest region: 128 bytes of columns for a key that was seen once.
+_SMALLEST = 8
+# A share of slack, so that a history that is cut as fast as it grows moves rarely, and columns that grow do not double.
+_SLACK = 8
 
 
 def ranges(starts: Ints, lengths: Ints) -> Ints:
@@ -34,6 +36,14 @@ def running(values: Ints, heads: Ints, group: Ints) -> Ints:
     """Exclusive running sums that start anew at every head; `group[i]` is the number of the group that i is in."""
     sums = np.cumsum(values) - values
     return sums - sums[heads][group]
+
+
+def _rooms(events: Ints) -> Ints:
+    """The sizes of regions that hold so many events: the next multiple of a quarter of a power of two."""
+    wanted = np.maximum(events, _SMALLEST)
+    steps = np.left_shift(1, np.frexp(wanted.astype(np.float64))[1].astype(np.int64) - 3)
+    rooms: Ints = -(-wanted // steps) * steps
+    return rooms
 
 
 class Regions:
@@ -91,13 +101,12 @@ class Regions:
             return
         slots, more = slots[crowded], more[crowded]
         begin, length = self.begin[slots], self.end[slots] - self.begin[slots]
-        # A quarter of slack, so that a history that is cut as fast as it grows moves rarely.
-        sizes = np.maximum(np.frexp((length + length // 4 + more - 1).astype(np.float64))[1], _SMALLEST)
+        rooms = _rooms(length + length // _SLACK + more)
         source = ranges(begin, length)
         times, prefixes = self.time[source], self.prefix[source]
-        grows = np.left_shift(1, sizes.astype(np.int64)) > self.room[slots]
-        if grows.any():
-            self._replace(slots[grows], sizes[grows])
+        other = (rooms > self.room[slots]) | (2 * rooms < self.room[slots])
+        if other.any():
+            self._replace(slots[other], rooms[other])
         starts = self.start[slots]
         target = ranges(starts, length)
         self.time[target], self.prefix[target] = times, prefixes
@@ -109,31 +118,23 @@ class Regions:
         for column in (self.start, self.room, self.begin, self.end, self.total):
             column[slots] = 0
 
-    def _replace(self, slots: Ints, sizes: Ints) -> None:
+    def _replace(self, slots: Ints, rooms: Ints) -> None:
         """Other regions, of these sizes, for slots whose histories are in the caller's hands."""
         self._give_back(slots)
-        self.start[slots] = self._take(sizes)
-        self.room[slots] = np.left_shift(1, sizes.astype(np.int64))
-
-    def _take(self, sizes: Ints) -> Ints:
-        """Starts of regions of these sizes (exponents of two), from the free lists or behind the columns' top."""
-        starts = np.empty(len(sizes), np.int64)
-        for size in np.unique(sizes).tolist():
-            rows = np.flatnonzero(sizes == size)
+        for size in np.unique(rooms).tolist():
+            alike = slots[rooms == size]
             free = self._free.get(size, [])
-            used = min(len(free), len(rows))
+            used = min(len(free), len(alike))
             if used:
-                starts[rows[:used]] = free[-used:]
+                self.start[alike[:used]] = free[-used:]
                 del free[-used:]
-            fresh = len(rows) - used
-            starts[rows[used:]] = self._top + (np.arange(fresh) << size)
-            self._top += fresh << size
+            self.start[alike[used:]] = self._top + np.arange(len(alike) - used) * size
+            self._top += (len(alike) - used) * size
+        self.room[slots] = rooms
         if self._top > len(self.time):
-            self._grow(self._top)
-        return starts
+            self._grow(max(self._top, len(self.time) + len(self.time) // _SLACK))
 
-    def _grow(self, needed: int) -> None:
-        size = max(needed, len(self.time) + len(self.time) // 2)
+    def _grow(self, size: int) -> None:
         # In place: for large columns the C library moves pages, not bytes.
         self.time.resize(size, refcheck=False)
         self.prefix.resize(size, refcheck=False)
@@ -142,4 +143,4 @@ class Regions:
         room, start = self.room[slots], self.start[slots]
         for size in np.unique(room).tolist():
             if size:
-                self._free.setdefault(size.bit_length() - 1, []).extend(start[room == size].tolist())
+                self._free.setdefault(size, []).extend(start[room == size].tolist())

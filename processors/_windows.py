@@ -159,7 +159,7 @@ class KeyedWindows:
             self.keys[slot] = key
         self.keys.extend(keys[len(reused) :])
         if len(self.keys) > len(self.owner):
-            self._add_slots(max(len(self.keys), 2 * len(self.owner)))
+            self._add_slots(max(len(self.keys), len(self.owner) + len(self.owner) // 4))
         self._slots.setdefault(partition, {}).update(zip(keys, slots, strict=True))
         added = np.array(slots, np.int64)
         self.owner[added] = partition
