@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from streams.errors import WorldError
     from streams.source import Source
@@ -14,7 +14,11 @@ __all__ = ["missing"]
 
 
 def missing(
-    broken: WorldError | None, tables_read: bool, source: Source, restoring: Mapping[int, tuple[int, int]]
+    broken: WorldError | None,
+    tables_read: bool,
+    source: Source,
+    restoring: Mapping[int, tuple[int, int]],
+    restored: Collection[int],
 ) -> dict[str, str]:
     """Why each condition is not met; empty where it is.
 
@@ -23,11 +27,13 @@ def missing(
         tables_read: Whether the global tables were read to their end.
         source: Has the assignment.
         restoring: Per partition whose state is being read back, (read, to read).
+        restored: Partitions whose state is there. What is in neither was assigned a moment ago.
     """
+    waiting = [partition for partition in source.assignment if partition not in restored]
     read, to_read = (sum(column) for column in zip((0, 0), *restoring.values(), strict=True))
     return {
         "kafka": "" if broken is None else f"going back to what is committed: {broken}",
         "tables": "" if tables_read else "the global tables are not read to their end",
         "assignment": "" if source.assignment else f"holds no partition of {source.topic}",
-        "state": f"restoring {len(restoring)} partitions, {read} of {to_read} offsets read" if restoring else "",
+        "state": f"restoring {len(waiting)} partitions, {read} of {to_read} offsets read" if waiting else "",
     }

@@ -12,7 +12,7 @@ from schemas.envelope import Message, Messages, Record, Records, Reject
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from processors import Arrays, Processor
+    from processors import Arrays, Prepared, Processor
     from streams.deadline import Deadline
 
 __all__ = ["Inference", "Observes", "Outcome", "Outcomes", "Runs", "infer", "infer_all"]
@@ -155,7 +155,7 @@ class Inference:
             raise RuntimeError(msg)
         if failed and (retract := getattr(processor, "retract", None)) is not None:
             retract(prepared, failed)
-        return _with_failures(prepared.records, answers, failed)
+        return _with_failures(prepared, answers, failed)
 
 
 def infer(
@@ -202,14 +202,14 @@ def _unseen(_stage: str, _seconds: float) -> None:
 
 
 def _with_failures(
-    records: Sequence[Record], answers: Sequence[Message | Reject], failed: Mapping[int, str]
+    prepared: Prepared, answers: Sequence[Message | Reject], failed: Mapping[int, str]
 ) -> Sequence[Message | Reject]:
     """Puts a reject where the model failed on a row; what interpret made of the zeros there is thrown away."""
     if not failed:
         return answers
     replaced = list(answers)
     for row, why in failed.items():
-        replaced[row] = Reject(records[row], MODEL_ERROR, detail=why)
+        replaced[row] = Reject(prepared.records[row], MODEL_ERROR, detail=why, event_id=prepared.event_id(row))
     return replaced
 
 

@@ -192,8 +192,9 @@ class Source:
             raise StopError(
                 f"{self.topic}[{partition}]: there is state of it, but no committed offset. Kafka forgets the offsets "
                 "of a group that was away for offsets.retention.minutes (a week). Events of that partition would be "
-                "answered again, or passed over. Commit the right offset for the group, or set "
-                "worker.on_lost_offsets to 'earliest' or 'latest': it then goes on where worker.start says."
+                "answered again, or passed over. `headrace reset` shows where each partition stands and sets it: --to "
+                "the time when the workers ended, or --to earliest --state. Or set worker.on_lost_offsets to "
+                "'earliest' or 'latest': it then goes on where worker.start says."
             )
 
     def rewind(self) -> dict[int, int]:
@@ -299,8 +300,9 @@ class Source:
         if self._on_lost_offsets == "fail":
             raise StopError(
                 f"{self.topic}[{partition}]: the committed offset {committed} is outside of what the topic still has "
-                f"({low}..{high}). Events of that range are gone for this group. Set worker.on_lost_offsets to "
-                "'earliest' or 'latest' to go on without them."
+                f"({low}..{high}). Events of that range are gone for this group. `headrace reset` with --to earliest "
+                "goes on with the oldest that is left; or set worker.on_lost_offsets to 'earliest' or 'latest' to go "
+                "on without them."
             )
         return low if self._on_lost_offsets == "earliest" else high
 

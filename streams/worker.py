@@ -139,7 +139,7 @@ class Worker:
     def conditions(self) -> dict[str, str]:
         """What it takes to answer events, and why it is not there; empty where it is. For any thread."""
         restoring = {} if self._restorer is None else self._restorer.progress
-        return missing(self._broken, self._tables.complete, self._source, restoring)
+        return missing(self._broken, self._tables.complete, self._source, restoring, self._state_at)
 
     @property
     def stalled_s(self) -> float:

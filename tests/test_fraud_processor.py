@@ -208,6 +208,7 @@ def test_an_event_that_the_model_failed_on_may_be_retried() -> None:
     scores, rejects = answer(scorer, again)
 
     assert [Reject, Message] == [type(reply) for _, reply in outcomes]
+    assert ["event-0-0"] == [reject.event_id for reject in outcomes.rejects]
     assert (["event-0-0"], ["duplicate_event"]) == ([s["event_id"] for s in scores], [r.reason for r in rejects])
 
 

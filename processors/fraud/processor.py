@@ -137,6 +137,7 @@ class FraudProcessor:
             records=admitted.records,
             context=batch,
             rejects=admitted.rejects,
+            event_ids=admitted.fields["event_id"],
         )
 
     def interpret(self, prepared: Prepared, outputs: Arrays, now_ms: int) -> Sequence[Message | Reject]:
@@ -152,8 +153,7 @@ class FraudProcessor:
         answers: list[Message | Reject] = list(results)
         for row in senseless:
             detail = "The model's output is no probability."
-            event_id = prepared.context.fields["event_id"][row]
-            answers[row] = Reject(prepared.records[row], "model_error", detail=detail, event_id=event_id)
+            answers[row] = Reject(prepared.records[row], "model_error", detail=detail, event_id=prepared.event_id(row))
         return answers
 
     def retract(self, prepared: Prepared, rows: Iterable[int]) -> None:
