@@ -17,6 +17,7 @@ little-endian; timestamps are what the clock was. A block ends when none of its 
 from __future__ import annotations
 
 import struct
+from array import array
 from bisect import bisect_left
 from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING
@@ -112,8 +113,8 @@ class _Accepted:
 
     def __init__(self) -> None:
         self.ids: list[str] = []
-        self.offsets: list[int] = []
-        self.timestamps: list[int] = []
+        # Eight bytes each where a list takes 40.
+        self.offsets, self.timestamps = array("q"), array("q")
         self.clock = NEVER
         self.first = 0
         self.dirty_from = 0
@@ -150,18 +151,19 @@ class _Accepted:
     def load(self, ids: list[str], offsets: Ints, timestamps: Ints) -> None:
         """Takes over what `blocks` gave; nothing was accepted before."""
         self._latest.update(zip(ids, range(len(ids)), strict=True))
-        self.ids, self.offsets = ids, offsets.tolist()
-        self.timestamps = np.maximum.accumulate(timestamps).tolist()
+        self.ids = ids
+        self.offsets.frombytes(offsets.tobytes())
+        self.timestamps.frombytes(np.maximum.accumulate(timestamps).tobytes())
         self.clock = self.timestamps[-1]
 
     def _append(self, ids: Sequence[str], offsets: Sequence[int], timestamps: Sequence[int]) -> None:
         # When it is by the partition's clock, not by the record's: after one record from the future the ids behind it
         # would be as old as the gap, and never found again.
-        clocks = np.maximum.accumulate([self.clock, *timestamps]).tolist()
-        self.clock = clocks[-1]
+        clocks = np.maximum.accumulate(np.array([self.clock, *timestamps], np.int64))
+        self.clock = int(clocks[-1])
         self.ids += ids
-        self.offsets += offsets
-        self.timestamps += clocks[1:]
+        self.offsets.extend(array("q", offsets))
+        self.timestamps.frombytes(clocks[1:].tobytes())
 
     def retract(self, ids: Sequence[str]) -> None:
         """An empty id, which no event has, takes the place of each."""
@@ -190,7 +192,7 @@ class _Accepted:
             return
         border = self.offsets[start] // BLOCK_OFFSETS * BLOCK_OFFSETS
         begin = bisect_left(self.offsets, border, self.first)
-        offsets, timestamps = np.array([self.offsets[begin:], self.timestamps[begin:]], "<i8")
+        offsets, timestamps = np.array(self.offsets[begin:], "<i8"), np.array(self.timestamps[begin:], "<i8")
         numbers = offsets // BLOCK_OFFSETS
         edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
         for low, high in pairwise(edges):
