@@ -21,7 +21,7 @@ NEVER = -(1 << 62)
 # Events of the smallest region: 128 bytes of columns for a key that was seen once.
 _SMALLEST = 8
 # A share of slack, so that a history that is cut as fast as it grows moves rarely, and columns that grow do not double.
-_SLACK = 8
+_SLACK = 16
 
 
 def ranges(starts: Ints, lengths: Ints) -> Ints:
