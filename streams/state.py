@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ _READ_MESSAGES = 1_000
 _READS = 8
 _TABLE_MESSAGES = 4_000
 _TIMEOUT_S = 30.0
+_LEADERS_TIMEOUT_S = 1.0
 # How soon a partition that was added to a table's topic is noticed, and how long asking may hold up the worker's loop.
 _DISCOVERY_S, _DISCOVERY_TIMEOUT_S = 30.0, 0.5
 
@@ -91,6 +93,10 @@ class ChangelogReader:
                 "fetch.queue.backoff.ms": 5,
             }
         )
+        # The client connects to leaders that it knows; asked for them only when there is something to read, it took
+        # 0.1 s to the first message instead of 0.03, and a second in one of five times.
+        with suppress(KafkaException):
+            self._reader.list_topics(topic, timeout=_LEADERS_TIMEOUT_S)
 
     @property
     def progress(self) -> dict[int, tuple[int, int]]:
