@@ -117,6 +117,29 @@ def test_only_what_is_missing_goes_under_another_token(
     assert (True, (sorted(ALL - {REJECTED}), [REJECTED])) == (said, torn.stored())
 
 
+def test_a_token_without_rows_stops_nothing_where_a_view_is(
+    engine: ServerStore, topic_name: Callable[..., str]
+) -> None:
+    """The table gets the rows past the view, which has them already: neither lacks one, neither has one twice."""
+    torn = Torn(engine, topic_name("readings"))
+    engine.execute(
+        "CREATE MATERIALIZED VIEW headrace.by_topic ENGINE = SummingMergeTree ORDER BY topic"
+        " SETTINGS non_replicated_deduplication_window = 1000"
+        " AS SELECT _topic AS topic, count() AS number FROM headrace.readings GROUP BY topic"
+    )
+    torn.lose(0)
+    partition, _ = torn.resumed()
+    partition.add(torn.records, now=0)
+    said = torn.store(partition)
+    seen = engine.rows("SELECT sum(number) FROM headrace.by_topic WHERE topic = {t:String}", {"t": torn.place.topic})
+    tables = {str(name) for (name,) in engine.rows("SELECT name FROM system.tables WHERE database = 'headrace'")}
+    engine.execute("DROP TABLE headrace.by_topic SYNC")
+
+    assert (True, (sorted(ALL - {REJECTED}), [REJECTED])) == (said, torn.stored())
+    assert [[19]] == [[int(number)] for (number,) in seen]
+    assert not {name for name in tables if name.startswith("_readings")}
+
+
 def test_the_rest_of_a_batch_is_missed_where_its_token_is_known(
     engine: ServerStore, topic_name: Callable[..., str]
 ) -> None:

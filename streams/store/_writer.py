@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from streams.errors import StopError, WorldError
+from streams.store._beside_views import insert_beside_views
 
 if TYPE_CHECKING:
     from streams.observe.metrics import SinkMetrics
@@ -95,10 +96,13 @@ class Writer:
             self._progress.announce(batch.table, *batch.place, batch.first, batch.last, batch.claim)
         missing, began = batch.pieces, time.monotonic()
         # An insert that failed in the middle may leave its token behind and no rows: they then go under another one,
-        # unless a view may have made something of them already.
-        for again in ("",) if has_views else ("", ":again"):
+        # or past the views, which have them by now: what a table takes for a duplicate they are given nevertheless.
+        for again in (False, True):
             for piece in missing:
-                self._insert(piece, batch, again)
+                if again and has_views:
+                    insert_beside_views(self._store, piece, batch.place, batch.claim)
+                else:
+                    self._insert(piece, batch, ":again" if again else "")
             if batch.claim is not None and not self._progress.owns(batch.claim):
                 return False
             missing = self._missing(batch)
