@@ -43,6 +43,8 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 """
 START_S = 60.0
 TOKEN = "write-for-tests"
+ADMIN = {"admin_token": TOKEN, "max_body_bytes": 64_000_000}
+COUNTS = "SELECT count(), uniqExact(number), uniqExact(_partition, _offset) FROM readings"
 
 
 class StoreProcess:
@@ -111,6 +113,16 @@ class StoreProcess:
             self.kill()
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+
+def counts(store: StoreProcess) -> list[int]:
+    """Rows, different numbers, different offsets: all equal where each message is one row."""
+    return [int(count) for count in store.ask(COUNTS)[0]]
+
+
+def server_url(server: StoreProcess) -> str:
+    """Its address with the administrator's password."""
+    return server.url.replace("http://", f"http://default:{TOKEN}@") + "/headrace"
 
 
 def wait_until(check: Callable[[], bool], timeout_s: float = 60.0, what: str = "what the test waits for") -> None:

@@ -290,9 +290,9 @@ class Sink:
             self._send(max(free, key=attrgetter("waiting_bytes")))
 
     def _patience_s(self, partition: Partition) -> float:
-        """How long its messages may wait."""
-        behind = self._ends.get(partition.place, 0) - partition.read_next
-        return self._settings.flush_interval_ms / 1000 * (_PATIENCE if behind >= self._settings.flush_rows else 1)
+        """How long its messages may wait: longer where Kafka holds enough for a full batch."""
+        fillable = partition.waiting.count + self._ends.get(partition.place, 0) - partition.read_next
+        return self._settings.flush_interval_ms / 1000 * (_PATIENCE if fillable >= self._settings.flush_rows else 1)
 
     def _send(self, partition: Partition) -> None:
         """Sends what waits of a partition on its way; the batch before has arrived then."""
