@@ -9,11 +9,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import uvicorn
 
 from schemas.clickhouse import JsonRows, tables
 from schemas.codec import JsonCodec, codec_for
 from schemas.dead_letter import DeadLetterRow
+from streams._garbage import calm_garbage_collection
 from streams.errors import WorldError
 from streams.observe.health import progressing
 from streams.observe.metrics import SinkMetrics, process_registry
@@ -212,6 +214,9 @@ class StoreService:
                 codecs = {table.topic: self._codec(table) for table in self._tables}
                 destinations = {table.topic: Destination(table, codecs[table.topic]) for table in self._tables}
                 self._sink = Sink(self._store, reader, destinations, self._settings.store, self._metrics)
+                # With the first list that it is given pyarrow loads pandas, where it is installed.
+                pa.array([0])
+                calm_garbage_collection()
                 self._sink.run(self._stop)
             finally:
                 reader.close()
