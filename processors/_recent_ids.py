@@ -62,9 +62,9 @@ class RecentIds:
         accepted.end_blocks(self._window_ms, self._max_ids)
         return duplicates
 
-    def retract(self, partition: int, ids: Sequence[str]) -> None:
-        """Takes back ids that were accepted in this transaction: their events got no result and may come again."""
-        self._of(partition).retract(ids)
+    def retract(self, partition: int, ids: Sequence[str], offsets: Sequence[int]) -> None:
+        """Takes back ids accepted in this transaction, at these offsets: they got no result and may come again."""
+        self._of(partition).retract(ids, offsets)
 
     def restore(self, partition: int, entries: Mapping[bytes, bytes]) -> None:
         """Takes over a partition; entries of other kinds are left alone."""
@@ -165,13 +165,14 @@ class _Accepted:
         self.offsets.extend(array("q", offsets))
         self.timestamps.frombytes(clocks[1:].tobytes())
 
-    def retract(self, ids: Sequence[str]) -> None:
-        """An empty id, which no event has, takes the place of each."""
-        for id_ in ids:
-            at = self._latest.pop(id_, None)
-            if at is not None:
-                self.ids[at - self._gone] = ""
-                self.dirty_from = min(self.dirty_from, at - self._gone)
+    def retract(self, ids: Sequence[str], offsets: Sequence[int]) -> None:
+        """An empty id, which no event has, takes the place of each; one that was accepted again since then stays."""
+        for id_, offset in zip(ids, offsets, strict=True):
+            row = self._latest.get(id_, self._gone - 1) - self._gone
+            if row >= 0 and self.offsets[row] == offset:
+                del self._latest[id_]
+                self.ids[row] = ""
+                self.dirty_from = min(self.dirty_from, row)
 
     def end_blocks(self, window_ms: int, max_ids: int) -> None:
         """Ends blocks at the front while nothing in them can make a duplicate; the newest block stays."""

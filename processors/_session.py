@@ -2,7 +2,7 @@
 
 Rows go through in slices of one size (`_rows`), which the latency curve picks (`_curve`). Outputs are copied out of
 ONNX Runtime's arena (`_runtime`), which would otherwise keep its peak for as long as anybody holds a result. A session
-belongs to one thread.
+belongs to one thread at a time; on bound memory of a device, to the thread that made it.
 """
 
 from __future__ import annotations

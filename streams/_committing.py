@@ -25,7 +25,7 @@ _LONGEST_S = 45.0
 
 
 class _Commit(msgspec.Struct, frozen=True):
-    call: Future[None]
+    call: Future[float]
     reached: Mapping[int, int]
     events: int
     started: float
@@ -77,22 +77,22 @@ class Committing:
         if commit is None:
             return {}
         try:
-            self._wait(commit)
+            ended = self._wait(commit)
         except HeadraceError:
             self._metrics.observe_transaction("aborted", commit.events)
             raise
-        self._metrics.observe_stage("commit", time.perf_counter() - commit.started)
+        self._metrics.observe_stage("commit", ended - commit.started)
         self._metrics.observe_transaction("committed", commit.events)
         return commit.reached
 
-    def _wait(self, commit: _Commit) -> None:
-        """Returns once it is good, or leaves it and its thread behind."""
+    def _wait(self, commit: _Commit) -> float:
+        """When it was over and good; one that lasts too long is left behind with its thread."""
         left_s = commit.started + self._longest_s - time.perf_counter()
         if not wait([commit.call], max(0.0, left_s)).done:
             self._thread.close()
             self._thread = Beside("commit")
             raise UnknownOutcomeError(f"a commit did not return within {self._longest_s:g} s")
-        commit.call.result()
+        return commit.call.result()
 
     def close(self) -> None:
         """Ends the thread once it is idle."""

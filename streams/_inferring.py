@@ -22,7 +22,7 @@ __all__ = ["Answered", "Inferring"]
 
 
 class Answered(NamedTuple):
-    """A micro-batch, what became of it, and when it was prepared."""
+    """A micro-batch, what became of it, and when the model ran."""
 
     records: Records
     outcomes: Outcomes
@@ -31,9 +31,8 @@ class Answered(NamedTuple):
 
 class _Running(msgspec.Struct, frozen=True):
     records: Records
-    now_ms: int
     inference: Inference
-    run: Future[None]
+    run: Future[float]
 
 
 class Inferring:
@@ -45,7 +44,8 @@ class Inferring:
     Args:
         processor: Prepares and interprets; `prepares_ahead`, where it has it, says whether prepare may see the next
             micro-batch before interpret has seen this one.
-        session: Runs the model, from one thread at a time.
+        session: Runs the model, from one thread at a time; where it is bound to buffers of a device, which belong to
+            the thread that made it (`bound`), that is the loop's.
         metrics: Told of the stages, and of events that were too old.
         max_age_ms: The deadline where the processor has none of its own; 0 is none.
     """
@@ -56,7 +56,8 @@ class Inferring:
         self._metrics = metrics
         own = max_age_of(processor, max_age_ms)
         self._deadline = Deadline(processor, own, metrics.observe_too_old) if own else None
-        self._model = Beside("model") if getattr(processor, "prepares_ahead", False) else None
+        ahead = getattr(processor, "prepares_ahead", False) and not getattr(session, "bound", False)
+        self._model = Beside("model") if ahead else None
         self._running: _Running | None = None
 
     @property
@@ -70,16 +71,14 @@ class Inferring:
         Raises:
             Exception: As `Inference`.
         """
-        now_ms = time.time_ns() // 1_000_000
-        observe = self._metrics.observe_stage
-        inference = Inference(self._processor, self._session, records, now_ms, observe, self._deadline)
+        inference = Inference(self._processor, self._session, records, self._metrics.observe_stage, self._deadline)
         if self._model is None or not full:
             answered = self.finish()
-            inference.run()
-            return [*answered, Answered(records, inference.outcomes(), now_ms)]
+            inference.run(_now_ms())
+            return [*answered, _answered(records, inference)]
         # The model goes on with this one while the one before it is interpreted.
-        run = self._model.submit(inference.run)
-        before, self._running = self._running, _Running(records, now_ms, inference, run)
+        run = self._model.submit(lambda: inference.run(_now_ms()))
+        before, self._running = self._running, _Running(records, inference, run)
         return _finished(before)
 
     def finish(self) -> list[Answered]:
@@ -107,4 +106,12 @@ def _finished(running: _Running | None) -> list[Answered]:
     if running is None:
         return []
     running.run.result()
-    return [Answered(running.records, running.inference.outcomes(), running.now_ms)]
+    return [_answered(running.records, running.inference)]
+
+
+def _answered(records: Records, inference: Inference) -> Answered:
+    return Answered(records, inference.outcomes(), inference.now_ms)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -22,6 +22,9 @@ class Transaction:
         self._interval_s = interval_ms / 1000
         self._max_events = max_events
         self._began: float | None = None
+        # When the one before was over: what waited then counts from there, or every micro-batch of a long poll would be
+        # a transaction of its own.
+        self._over = float("-inf")
         self.events = 0
         self.partitions: set[int] = set()
 
@@ -29,10 +32,10 @@ class Transaction:
         """Whether it covers anything."""
         return self._began is not None
 
-    def add(self, partitions: Iterable[int], events: int, now: float) -> None:
-        """Takes events of some partitions, or none where only their ends were reached."""
+    def add(self, partitions: Iterable[int], events: int, since: float) -> None:
+        """Takes events of some partitions that came then, or none where only their ends were reached."""
         if self._began is None:
-            self._began = now
+            self._began = max(since, self._over)
         self.partitions.update(partitions)
         self.events += events
 
@@ -44,8 +47,9 @@ class Transaction:
         """Whether it should be committed."""
         return self.events >= self._max_events or self.due_in(now) <= 0
 
-    def clear(self) -> None:
+    def clear(self, now: float) -> None:
         """Begins anew."""
         self._began = None
+        self._over = now
         self.events = 0
         self.partitions.clear()

@@ -226,6 +226,7 @@ class AtLeastOnceEmitter:
         self._consumer = consumer
         self._timeout_s = timeout_s
         self._failed: list[str] = []
+        self._closed = False
         self._producer = Producer({**_PRODUCER_DEFAULTS, **config, "on_delivery": self._delivered})
 
     def send(self, messages: Iterable[Message]) -> None:
@@ -241,6 +242,8 @@ class AtLeastOnceEmitter:
 
     def commit(self, offsets: Mapping[tuple[str, int], int], group_metadata: object) -> None:  # noqa: ARG002
         self.settle()
+        if self._closed:
+            raise AbortError("left behind: the way back has read the committed offsets, which must not change now")
         if offsets:
             positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
             try:
@@ -257,6 +260,7 @@ class AtLeastOnceEmitter:
         self._producer.poll(0)
 
     def close(self) -> None:
+        self._closed = True
         with suppress(KafkaException):  # a producer that is spent says so again
             self._producer.flush(self._timeout_s)
 

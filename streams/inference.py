@@ -83,7 +83,7 @@ class Outcomes(Sequence[Outcome]):
 
 
 class Inference:
-    """One micro-batch on its way: prepared when it is made, then `run`, then `outcomes`.
+    """One micro-batch on its way: prepared when it is made, then `run` (its answers have that time), then `outcomes`.
 
     `run` may be called on another thread. Whoever prepares the next micro-batch meanwhile asks the processor first,
     whose `prepares_ahead` says whether it may.
@@ -92,7 +92,6 @@ class Inference:
         processor: Prepares and interprets.
         session: Runs the model.
         records: The micro-batch.
-        now_ms: When it is answered.
         observe: Told of the stages, once they are over.
         deadline: What is older is answered without the model; None where nothing is too old.
 
@@ -107,7 +106,6 @@ class Inference:
         processor: Processor,
         session: Runs,
         records: Sequence[Record],
-        now_ms: int,
         observe: Observes | None = None,
         deadline: Deadline | None = None,
     ) -> None:
@@ -115,23 +113,27 @@ class Inference:
         self._processor = processor
         self._session = session
         self._records = records
-        self._now_ms = now_ms
+        self.now_ms = 0
+        """When its model ran: what is too old is so by then."""
         self._observe = observe or _unseen
         self._deadline = deadline
         self._prepared = processor.prepare(records)
         self._outputs: Arrays = {}
         self._failed: Mapping[int, str] = {}
         self._execute_s = 0.0
+        self._old: Sequence[int] = ()
+        self._some_run = False
         self._observe("prepare", perf_counter() - started)
-        self._old = [] if deadline is None else deadline.rows(self._prepared.records, now_ms)
-        self._some_run = len(self._old) < len(self._prepared.records)
 
-    def run(self) -> None:
+    def run(self, now_ms: int) -> None:
         """Runs the model on the rows that are not too old, if there are any."""
+        started = perf_counter()
+        self.now_ms = now_ms
+        deadline = self._deadline
+        old = self._old = () if deadline is None else deadline.rows(self._prepared.records, now_ms)
+        self._some_run = len(old) < len(self._prepared.records)
         if not self._some_run:
             return
-        started = perf_counter()
-        old, deadline = self._old, self._deadline
         session = deadline.sparing(self._session, old) if old and deadline else self._session
         self._outputs, self._failed = session.run(self._prepared.inputs)
         self._execute_s = perf_counter() - started
@@ -142,14 +144,14 @@ class Inference:
         started = perf_counter()
         answers = self._answers() if self._some_run else ()
         if self._old and self._deadline is not None:
-            answers = self._deadline.answer(self._prepared, answers, self._old, self._now_ms)
+            answers = self._deadline.answer(self._prepared, answers, self._old, self.now_ms)
         outcomes = _outcomes(self._records, self._prepared.records, answers, self._prepared.rejects)
         self._observe("interpret", perf_counter() - started)
         return outcomes
 
     def _answers(self) -> Sequence[Message | Reject]:
         processor, prepared, failed = self._processor, self._prepared, self._failed
-        answers = processor.interpret(prepared, self._outputs, self._now_ms)
+        answers = processor.interpret(prepared, self._outputs, self.now_ms)
         if len(answers) != len(prepared.records):
             msg = f"{processor.name}: interpret answered {len(answers)} of {len(prepared.records)} rows. This is a bug."
             raise RuntimeError(msg)
@@ -167,8 +169,8 @@ def infer(
     deadline: Deadline | None = None,
 ) -> Outcomes:
     """Answers a micro-batch from its beginning to its end; see `Inference`."""
-    inference = Inference(processor, session, records, now_ms, observe, deadline)
-    inference.run()
+    inference = Inference(processor, session, records, observe, deadline)
+    inference.run(now_ms)
     return inference.outcomes()
 
 

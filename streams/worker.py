@@ -241,7 +241,7 @@ class Worker:
         self._emitter.settle()
         self._emitter.send(changes_of(self._processor.state, self._changelog))
         self._committing.start(self._emitter, self._source, self._transaction, started)
-        self._transaction.clear()
+        self._transaction.clear(time.monotonic())
         if not self._emitter.overlaps:
             self._end_commit()
 
@@ -300,7 +300,7 @@ class Worker:
         self._startable.clear()
         self._drop_state(self._state_at)
         self._processor.drain()
-        self._transaction.clear()
+        self._transaction.clear(time.monotonic())
         if not isinstance(error, UnknownOutcomeError):
             try:
                 self._emitter.abort()
@@ -360,7 +360,7 @@ class Worker:
             return
         state = self._processor.state
         assert state is not None
-        for partition, entries in self._restorer.step(_IDLE_S).items():
+        for partition, entries in self._restorer.step(0.0 if self._inferring.under_way else _IDLE_S).items():
             if entries:
                 self._source.refuse_to_begin(partition)
             state.restore(partition, entries)
@@ -387,7 +387,7 @@ class Worker:
         except HeadraceError as error:
             log.warning("left with an open transaction, which Kafka will abort: %s", error)
         # Closing the source revokes its partitions: there is nothing left to commit then.
-        self._transaction.clear()
+        self._transaction.clear(time.monotonic())
         self._inferring.forget()
         self._outbox.clear()
         self._source.close()

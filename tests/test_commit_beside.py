@@ -158,7 +158,7 @@ def test_a_commit_that_never_returns_is_left_behind() -> None:
     emitter: Any = NeverReturns()
     member: Any = Member()
     covers = Transaction(interval_ms=50, max_events=10)
-    covers.add([1], 3, now=1.0)
+    covers.add([1], 3, since=1.0)
     metrics = WorkerMetrics(process_registry("worker"))
     committing = Committing(metrics, longest_s=0.2)
     committing.start(emitter, member, covers, time.perf_counter())
@@ -180,8 +180,8 @@ def test_a_transaction_is_due_after_its_first_record_or_when_it_is_large() -> No
 
     assert (False, float("inf"), False) == (bool(transaction), transaction.due_in(0), transaction.due(1e9))
 
-    transaction.add([3], 0, now=1.0)
-    transaction.add([1, 3], 9, now=1.04)
+    transaction.add([3], 0, since=1.0)
+    transaction.add([1, 3], 9, since=1.04)
 
     assert (True, {1, 3}, False, True) == (
         bool(transaction),
@@ -190,10 +190,36 @@ def test_a_transaction_is_due_after_its_first_record_or_when_it_is_large() -> No
         transaction.due(1.05),
     )
 
-    transaction.add([1], 1, now=1.04)
+    transaction.add([1], 1, since=1.04)
 
     assert transaction.due(1.04)
 
-    transaction.clear()
+    transaction.clear(now=2.0)
 
     assert (False, 0, set()) == (bool(transaction), transaction.events, transaction.partitions)
+
+
+def test_what_waited_for_the_transaction_before_counts_from_its_end() -> None:
+    """One poll may hand over more than an interval's work: not every micro-batch of it is committed alone."""
+    transaction = Transaction(interval_ms=50, max_events=10)
+    transaction.clear(now=2.0)
+    transaction.add([0], 1, since=1.0)
+
+    assert (False, True) == (transaction.due(2.049), transaction.due(2.05))
+
+
+def test_a_commit_is_timed_to_its_own_end() -> None:
+    """Not to when the loop, which may be waiting for records, comes round to look."""
+    registry = process_registry("worker")
+    emitter: Any = NeverReturns()
+    member: Any = Member()
+    emitter.over.set()
+    committing = Committing(WorkerMetrics(registry))
+    committing.start(emitter, member, Transaction(50, 10), time.perf_counter())
+    time.sleep(0.3)
+    committing.end()
+    committing.close()
+
+    taken = registry.get_sample_value("headrace_stage_seconds_sum", {"stage": "commit"})
+    assert taken is not None
+    assert taken < 0.2

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+import weakref
 from collections.abc import Mapping
 from threading import Event
 from typing import Any
@@ -61,9 +64,9 @@ def inferring_of(processor: CountingProcessor, session: Any) -> Inferring:
     return Inferring(processor, session, SilentMetrics(), 0)  # type: ignore[arg-type]
 
 
-def batch(*values: bytes, offset: int = 0) -> Records:
+def batch(*values: bytes, offset: int = 0, timestamp: int = 1) -> Records:
     """Records of one key."""
-    return Records.of([Record("in", 0, offset + at, b"k", value, 1) for at, value in enumerate(values)])
+    return Records.of([Record("in", 0, offset + at, b"k", value, timestamp) for at, value in enumerate(values)])
 
 
 def values_of(answered: list[Answered]) -> list[list[bytes | None]]:
@@ -94,6 +97,56 @@ def test_nothing_is_prepared_ahead_of_who_does_not_allow_it() -> None:
     assert [[b"a:0"]] == values_of(inferring.answer(batch(b"a"), full=True))
     assert [[b"b:1"]] == values_of(inferring.answer(batch(b"b", offset=1), full=True))
     assert ["prepare b'a'", "interpret b'a'", "prepare b'b'", "interpret b'b'"] == processor.done
+
+
+def test_a_session_on_the_buffers_of_a_device_stays_with_the_thread_that_made_it() -> None:
+    """Its context and its recorded graphs belong to that thread: even what is full runs there."""
+
+    class Bound(EchoingSession):
+        bound = True
+
+        def run(self, inputs: Arrays) -> tuple[Arrays, Mapping[int, str]]:
+            assert threading.current_thread() is threading.main_thread()
+            return super().run(inputs)
+
+    inferring = inferring_of(CountingProcessor("in", "out"), Bound())
+
+    assert [[b"a:0"]] == values_of(inferring.answer(batch(b"a"), full=True))
+
+
+def test_what_is_too_old_is_so_when_the_model_runs() -> None:
+    """A micro-batch that was prepared early and waited for a long run of the one before is judged after that."""
+
+    class Slow(EchoingSession):
+        def run(self, inputs: Arrays) -> tuple[Arrays, Mapping[int, str]]:
+            time.sleep(0.4)
+            return super().run(inputs)
+
+    inferring = Inferring(CountingProcessor("in", "out"), Slow(), SilentMetrics(), 300)  # type: ignore[arg-type]
+    now_ms = time.time_ns() // 1_000_000
+    inferring.answer(batch(b"a", timestamp=now_ms), full=True)
+    first = inferring.answer(batch(b"b", offset=1, timestamp=now_ms), full=True)
+    second = inferring.finish()
+    inferring.close()
+
+    assert [[b"a:0"], []] == values_of(first + second)
+    assert ["too_old"] == [reject.reason for reject in second[0].outcomes.rejects]
+
+
+def test_nothing_of_an_answered_micro_batch_is_kept() -> None:
+    """Its records, inputs and outputs go with it, however long no other full one comes."""
+    inferring = inferring_of(CountingProcessor("in", "out"), EchoingSession())
+    inferring.answer(batch(b"a"), full=True)
+    assert inferring._running is not None
+    inference = weakref.ref(inferring._running.inference)
+    inferring.finish()
+    deadline = time.monotonic() + PATIENCE_S
+    while inference() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)  # the thread lets go of it a moment after its end
+
+    assert inference() is None
+
+    inferring.close()
 
 
 @settings(deadline=None)

@@ -112,7 +112,7 @@ def test_a_retracted_id_may_come_again() -> None:
     """An event that got no result after all is no duplicate when it is sent again, also after a restore."""
     ids, log = RecentIds(1000), {}
     ids.accept(0, ["a", "b"], [1, 2], [10, 11])
-    ids.retract(0, ["a", "unknown"])
+    ids.retract(0, ["a", "unknown"], [1, 5])
     write(log, ids)
     restored = RecentIds(1000)
     restored.restore(0, log)
@@ -122,12 +122,24 @@ def test_a_retracted_id_may_come_again() -> None:
     assert [1] == restored.accept(0, ["a", "b"], [3, 4], [12, 12])
 
 
+def test_what_is_retracted_late_leaves_what_was_accepted_since() -> None:
+    """The model failed on an event whose id came again after the window, and that one got its result."""
+    ids = RecentIds(1000)
+    ids.accept(0, ["a"], [1], [10])
+
+    assert [] == ids.accept(0, ["a"], [2], [2000])
+
+    ids.retract(0, ["a"], [1])
+
+    assert [0] == ids.accept(0, ["a"], [3], [2001])
+
+
 @pytest.mark.parametrize("left", [0, 1, 2])
 def test_whatever_ids_are_restores_give_them_back(left: int) -> None:
     """A block of ids of one length, of which some or all were retracted, comes back as it was."""
     ids, log = RecentIds(1000), {}
     ids.accept(0, ["e-1", "e-2"], [1, 2], [10, 11])
-    ids.retract(0, ["e-1", "e-2"][left:])
+    ids.retract(0, ["e-1", "e-2"][left:], [1, 2][left:])
     write(log, ids)
     restored = RecentIds(1000)
     restored.restore(0, log)

@@ -160,7 +160,8 @@ class FraudProcessor:
         """Lets rows that the model failed on come again as no duplicates; they stay part of their card's history."""
         ids = prepared.context.fields["event_id"]
         for row in rows:
-            self.state.recent_ids.retract(prepared.records[row].partition, [ids[row]])
+            record = prepared.records[row]
+            self.state.recent_ids.retract(record.partition, [ids[row]], [record.offset])
 
     def fallback(self, prepared: Prepared, rows: Sequence[int], now_ms: int) -> Sequence[Message | Reject]:
         """The configured decision for rows that are too old for the model."""

@@ -22,6 +22,8 @@ class MeasuredSession:
         self._session = session
         self._metrics = metrics
         self._failed_runs = session.failed_runs
+        self.bound = session.way.bound
+        """Whether it runs on buffers of a device, which belong to the thread that made it."""
         self._name, self._axis = next(
             (tensor.name, axis) for tensor in session.contract.inputs if (axis := tensor.batch_axis) is not None
         )
