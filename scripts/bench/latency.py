@@ -1,7 +1,8 @@
 """`bench latency`: from the time an event should have been sent until a read_committed consumer has its result.
 
 Open loop at shares of a capacity that the run measures first (a backlog worked off while the consumer reads along).
-Load, broker, worker and consumer share the machine. The first seconds of each load are left out.
+Load, broker, worker and consumer share the machine. The load's producer waits up to 5 ms for a batch, which counts. The
+first seconds of each load are left out.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ DELIVERIES = ("exactly-once", "at-least-once")
 _GOAL_LOAD = 0.5
 _PAUSE_S = 1.0
 _PATIENCE_S = 10.0
-# Java compiles what a broker does with many small requests in its first half minute of them.
-_WARM_RATE, _WARM_S = 15_000.0, 25.0
+# Java compiles what a broker does with many small requests in its first minute of them.
+_WARM_RATE, _WARM_S = 15_000.0, 45.0
 _CARDS, _DAYS = 10_000, 30.0
 _LAG = "headrace_consumer_lag_messages{"
 

@@ -50,7 +50,8 @@ with ours, event by event, so that nobody wins by not working. The loop batched 
 differ: it lacks {missing}. The short answers are id, probability and decision alone.""",
     "latency": """\
 Open loop: events are sent when they are due, whatever became of those before, and an event that was sent late counts
-as late. The clock stops when a read_committed consumer has the result.""",
+as late; so does the time that the load's producer waits for a batch, 5 ms as in Java's clients since Kafka 4. The clock
+stops when a read_committed consumer has the result.""",
     "stages": """\
 The worker's own metrics under full load, and the same code in a loop without Kafka. `poll` includes waiting for the
 client's threads; `commit` includes state changes, tallies and the transaction.""",
