@@ -125,5 +125,5 @@ def test_types_that_a_column_cannot_hold() -> None:
 
 def test_rows_and_coordinates_must_match() -> None:
     """Rows without coordinates are a mistake of ours, and said so."""
-    with pytest.raises(ValueError, match="1 rows and 0 coordinates for table orders"):
+    with pytest.raises(ValueError, match="1 rows and 0 records for table orders"):
         to_arrow(order_table(OldOrder), [OldOrder("a", math.nan)], [])

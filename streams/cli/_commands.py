@@ -39,7 +39,7 @@ COMMANDS: dict[str, Place] = {
     "query": Place("store", "query", "Ask the store in SQL."),
     "try": Place("try_", "app", "Run a file through a processor without Kafka."),
     "dlq": Place("dlq", "app", "List, show and retry dead letters."),
-    "reset": Place("reset", "app", "Let a domain's workers go on elsewhere, with or without their state."),
+    "reset": Place("reset", "app", "Let a domain's workers go on at another offset."),
     "models": Place("models", "app", "List, pull, verify and inspect models."),
     "schema": Place("schema", "app", "Show, export and compare message schemas."),
     "topics": Place("topics", "app", "Show the topics of a domain, or make them."),
