@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Committing"]
 
-# The emitter's own time-outs of two calls, and a moment.
-_LONGEST_S = 45.0
+# Longer than the emitter's own time-out of a call, which librdkafka mostly keeps.
+_LONGEST_S = 25.0
 
 
 class _Commit(msgspec.Struct, frozen=True):
@@ -55,8 +55,9 @@ class Committing:
 
     @property
     def busy(self) -> bool:
-        """Whether waiting for it would take time."""
-        return self._commit is not None and not self._commit.call.done()
+        """Whether waiting for it would take time; what lasts too long is to be waited for, which leaves it behind."""
+        commit = self._commit
+        return commit is not None and not commit.call.done() and self._left_s(commit) > 0
 
     def start(self, emitter: Emitter, source: Source, covers: Transaction, started: float) -> None:
         """Begins to commit what a transaction covers, as far as processed; `started` is when the stage did."""
@@ -87,12 +88,14 @@ class Committing:
 
     def _wait(self, commit: _Commit) -> float:
         """When it was over and good; one that lasts too long is left behind with its thread."""
-        left_s = commit.started + self._longest_s - time.perf_counter()
-        if not wait([commit.call], max(0.0, left_s)).done:
+        if not wait([commit.call], max(0.0, self._left_s(commit))).done:
             self._thread.close()
             self._thread = Beside("commit")
             raise UnknownOutcomeError(f"a commit did not return within {self._longest_s:g} s")
         return commit.call.result()
+
+    def _left_s(self, commit: _Commit) -> float:
+        return commit.started + self._longest_s - time.perf_counter()
 
     def close(self) -> None:
         """Ends the thread once it is idle."""

@@ -163,6 +163,13 @@ def test_a_commit_that_never_returns_is_left_behind() -> None:
     committing = Committing(metrics, longest_s=0.2)
     committing.start(emitter, member, covers, time.perf_counter())
 
+    assert committing.busy
+
+    time.sleep(0.3)
+
+    # A loop that only looks whether it may send must find out too, however little there is to do.
+    assert not committing.busy
+
     with pytest.raises(UnknownOutcomeError, match=r"did not return within 0.2 s"):
         committing.end()
 
