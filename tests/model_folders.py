@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx_models
 
 from processors._models import (
     Registry,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def registry(data: Path, **environ: str) -> Registry:

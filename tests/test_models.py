@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,9 +29,6 @@ from processors._models import (
 )
 from processors._session import Session
 from streams.cli._app import run
-
-if TYPE_CHECKING:
-    pass
 
 CPU = ("CPUExecutionProvider",)
 

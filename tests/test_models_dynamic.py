@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -18,9 +17,6 @@ from processors._dynamic import make_batch_dynamic
 from processors._onnx_header import read_header
 from processors._rewriting import RewriteError
 from processors._session import Session
-
-if TYPE_CHECKING:
-    pass
 
 CPU = ("CPUExecutionProvider",)
 

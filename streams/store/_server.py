@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from streams._settings_kinds import database_of
 from streams.store._arrow import arrow_stream, column_list, identifier
 from streams.store.client import BATCH_SETTINGS, StoreRefusedError, StoreUnavailableError, translate
 
@@ -37,7 +38,7 @@ class ServerStore:
                 f"clickhouse.url {parts.scheme}://{parts.hostname or ''} is no ClickHouse address: write"
                 " https://user:password@host:8443/database"
             )
-        self.database = parts.path.strip("/") or database
+        self.database = database_of(url, database)
         self._url = parts._replace(path="").geturl()
         port = f":{parts.port}" if parts.port else ""
         self._where = f"{parts.scheme}://{parts.hostname}{port}"

@@ -8,6 +8,7 @@ import urllib.request
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlencode, urlsplit
 
+from streams._settings_kinds import database_of
 from streams.store._arrow import escaped
 from streams.store._trust import trusting
 from streams.store.client import StoreRefusedError, translate
@@ -55,7 +56,7 @@ def ask_over_http(
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
     # ClickHouse's own ports, as the sink takes them.
     base = f"{parts.scheme}://{host}:{parts.port or (8443 if parts.scheme == 'https' else 8123)}/"
-    asked = {"database": parts.path.strip("/") or database, "default_format": form}
+    asked = {"database": database_of(url, database), "default_format": form}
     asked.update((f"param_{name}", escaped(value)) for name, value in (params or {}).items())
     request = urllib.request.Request(f"{base}?{urlencode(asked)}", data=sql.encode(), method="POST")  # noqa: S310
     password = unquote(parts.password or "") or token
